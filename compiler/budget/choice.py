@@ -1,0 +1,30 @@
+"""What the budget stage decides for one Linear."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+Encoding = Literal["bitmap", "int8", "dense"]
+ValueType = Literal["f32", "f16", "i8"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """How one Linear is stored and computed on the target.
+
+    `bitmap`: S in a packed blob (`value_type` f16 or i8) and an adapter of `rank` in f16.
+    `int8`: every weight in 8 bits with one scale per `group` columns (embedding, lm_head).
+    `dense`: left as it is, in `value_type` f32; `reason` then says why.
+    """
+
+    linear: str
+    encoding: Encoding
+    value_type: ValueType
+    density: float = 1.0  # nnz / (N·K) of S
+    nnz: int = 0
+    rank: int = 0
+    group: int = 0
+    accuracy_level: int = 1  # as in MatMulNBits: 1 = fp32 activations, 4 = int8
+    weight_bytes: int = 0  # exact bytes in the artifact's data file, adapter and scales included
+    reason: str | None = None
