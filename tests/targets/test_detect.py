@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+from slc.targets import detect, load
+
+X86 = "processor : 0\nflags\t\t: fpu sse4_2 avx avx2 fma avx512_vbmi2\n"
+ARM = "processor : 0\nFeatures\t: fp asimd atomics fphp asimdhp asimddp\n"
+
+
+def test_host_is_this_machine() -> None:
+    host = load("host")
+    assert host.name == "host"
+    assert 1 <= host.cores <= (os.cpu_count() or 1)
+    assert host.memory_bytes <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 1.001
+    assert 0 < host.usable_bytes < host.memory_bytes
+
+
+def test_host_promises_the_installed_onnxruntime() -> None:
+    host = load("host")
+    installed = detect.installed_version("onnxruntime")
+    assert host.ort_min == host.ort_max == installed
+
+
+def test_features_are_renamed_and_common_to_all_cores() -> None:
+    assert detect.detect_isa("x86_64", X86) == ("sse4_2", "avx", "avx2", "fma", "avx512vbmi2")
+    assert detect.detect_isa("aarch64", ARM) == ("neon", "lse", "fp16", "dotprod")
+    little = "processor : 1\nFeatures\t: fp asimd atomics\n"
+    assert detect.detect_isa("aarch64", ARM + little) == ("neon", "lse")
+    assert detect.detect_isa("x86_64", "") == ()
+
+
+@pytest.mark.parametrize(
+    ("version", "wanted"),
+    [
+        ("1.23.2", "1.23.2"),
+        ("1.24.0.dev20261101", "1.24.0"),
+        ("0.18.0rc1", "0.18.0"),
+        ("1.23", "1.23"),
+        ("7", None),
+    ],
+)
+def test_installed_version_is_numbers_only(
+    monkeypatch: pytest.MonkeyPatch, version: str, wanted: str | None
+) -> None:
+    monkeypatch.setattr(detect.metadata, "version", lambda _: version)
+    assert detect.installed_version("x") == wanted
+
+
+def test_absent_package_has_no_version() -> None:
+    assert detect.installed_version("a-package-that-nobody-installed") is None
+
+
+def test_bandwidth_is_of_a_memory_and_not_of_a_cache_or_a_disk() -> None:
+    # 0.5 GB/s is below any DRAM in use, 2 TB/s above any CPU's.
+    assert 5e8 < detect.measure_bandwidth(0.1) < 2e12
