@@ -1,0 +1,239 @@
+"""Streams a model into `model.onnx` and `model.onnx.data`, one tensor in memory at a time.
+
+The graph libraries' own writers do not align offsets, and a kernel that reads a mapped blob inherits
+whatever alignment the file has: here every tensor starts at a multiple of 64 bytes (a cache line),
+large ones at a multiple of 4096 (a page, so that no page is shared by two tensors).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from slc.compiler.errors import ModelError, PostconditionError
+
+MODEL_FILE = "model.onnx"
+DATA_FILE = "model.onnx.data"
+ALIGNMENT_BYTES = 64
+PAGE_BYTES = 4096
+LARGE_BYTES = 1 << 20  # from here on a tensor starts on a page of its own
+INLINE_BYTES = 256  # smaller tensors stay in model.onnx
+SHAPE_CONSTANT_BYTES = 8192  # integer vectors up to here too: shape inference wants to read them
+_CHUNK_BYTES = 1 << 22
+_INTEGERS = frozenset({ir.DataType.INT32, ir.DataType.INT64})
+_PACKED_OP = "BitmapSparseGemm"
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorRecord:
+    """Where one initializer went."""
+
+    name: str
+    dtype: str  # ONNX's name, e.g. "FLOAT16"
+    shape: tuple[int, ...]
+    size_bytes: int
+    offset: int | None  # in model.onnx.data; None when the tensor is inline
+
+
+def write_model(
+    model: ir.Model, folder: Path, progress: Progress | None = None
+) -> list[TensorRecord]:
+    """Writes `model` as folder/model.onnx and folder/model.onnx.data; `model` is left unchanged.
+
+    Args:
+      model: initializers may be external (copied in chunks), lazy (evaluated when their turn comes,
+        dropped afterwards) or plain.
+      folder: exists; files of these names are replaced.
+      progress: called with (bytes written, bytes in all, name of the tensor).
+
+    Returns:
+      One record per initializer, in file order; duplicates share an offset.
+
+    Raises:
+      ModelError: a source file is shorter than the graph says, or can't be read.
+      PostconditionError: a lazy tensor is not what it declared, or the graph is not valid ONNX.
+    """
+    values = [value for graph in model.graphs() for value in graph.initializers.values()]
+    tensors = [value.const_value for value in values]
+    try:
+        with open(folder / DATA_FILE, "wb") as file:
+            records = _write_tensors(model, values, file, progress)
+        with _attributes_in_memory(model):
+            proto = ir.to_proto(model)
+    finally:
+        for value, tensor in zip(values, tensors, strict=True):
+            value.const_value = tensor
+    (folder / MODEL_FILE).write_bytes(proto.SerializeToString(deterministic=True))
+    if (folder / DATA_FILE).stat().st_size == 0:
+        (folder / DATA_FILE).unlink()
+    _check(folder / MODEL_FILE)
+    return records
+
+
+def _write_tensors(
+    model: ir.Model, values: list[ir.Value], file: BinaryIO, progress: Progress | None
+) -> list[TensorRecord]:
+    """Writes what is external and points each value at it (undone by the caller)."""
+    packed = _packed_values(model)
+    total = sum(v.const_value.nbytes for v in values if v.const_value is not None)
+    done = 0
+    offsets: dict[object, int] = {}
+    records = []
+    for value in values:
+        tensor, name = value.const_value, value.name
+        if tensor is None or name is None:
+            continue
+        offset = None
+        if _stays_inline(value, tensor, is_packed=value in packed):
+            value.const_value = _in_memory(tensor, name)
+        else:
+            key = _identity(tensor)
+            if key not in offsets:
+                offsets[key] = _append(file, tensor, name)
+            offset = offsets[key]
+            value.const_value = ir.ExternalTensor(
+                DATA_FILE,
+                offset,
+                tensor.nbytes,
+                tensor.dtype,
+                shape=ir.Shape(tensor.shape.numpy()),
+                name=name,
+            )
+        records.append(
+            TensorRecord(name, tensor.dtype.name, tensor.shape.numpy(), tensor.nbytes, offset)
+        )
+        done += tensor.nbytes
+        if progress is not None:
+            progress(done, total, name)
+    return records
+
+
+def _packed_values(model: ir.Model) -> set[ir.Value]:
+    """Blobs are always external: the kernel reads them where they are mapped."""
+    return {
+        node.inputs[1]
+        for node in model.graph.all_nodes()
+        if node.op_type == _PACKED_OP and node.inputs[1] is not None
+    }
+
+
+def _stays_inline(value: ir.Value, tensor: ir.TensorProtocol, *, is_packed: bool) -> bool:
+    if is_packed:
+        return False
+    if value.is_graph_input() or tensor.dtype == ir.DataType.STRING:
+        return True  # a default that the caller may override must be readable without the file
+    if tensor.nbytes < INLINE_BYTES:
+        return True
+    is_vector = len(tensor.shape) <= 1 and tensor.dtype in _INTEGERS
+    return is_vector and tensor.nbytes <= SHAPE_CONSTANT_BYTES
+
+
+def _identity(tensor: ir.TensorProtocol) -> object:
+    """Equal for tensors that are one object or one range of one file."""
+    if isinstance(tensor, ir.ExternalTensor):
+        return (str(tensor.path), tensor.offset, tensor.length, tensor.dtype)
+    return id(tensor)
+
+
+def _append(file: BinaryIO, tensor: ir.TensorProtocol, name: str) -> int:
+    """Writes the bytes of `tensor` at the next aligned offset and returns it."""
+    alignment = PAGE_BYTES if tensor.nbytes >= LARGE_BYTES else ALIGNMENT_BYTES
+    file.write(b"\0" * (-file.tell() % alignment))
+    offset = file.tell()
+    source = tensor.raw() if isinstance(tensor, ir.LazyTensor) else tensor
+    if isinstance(source, ir.ExternalTensor):
+        _copy_range(file, source)
+    else:
+        _write_array(file, source)
+    if file.tell() - offset != tensor.nbytes:
+        raise PostconditionError(
+            f"the initializer {name!r} was declared with {tensor.nbytes} bytes "
+            f"and has {file.tell() - offset}"
+        )
+    return offset
+
+
+def _copy_range(file: BinaryIO, source: ir.ExternalTensor) -> None:
+    """Copies by pread: a mapping's pages would count as this process's memory."""
+    start, left = source.offset or 0, source.nbytes
+    try:
+        descriptor = os.open(source.path, os.O_RDONLY)
+    except OSError as error:
+        raise ModelError(
+            f"The weights of {source.name!r} can't be read from {Path(source.path).name}: "
+            f"{error.strerror}; restore the file beside the model."
+        ) from error
+    try:
+        while left > 0:
+            chunk = os.pread(descriptor, min(_CHUNK_BYTES, left), start)
+            if not chunk:
+                raise ModelError(
+                    f"{Path(source.path).name} ends {left} bytes before the end of "
+                    f"{source.name!r}; it was truncated, fetch it again."
+                )
+            file.write(chunk)
+            start, left = start + len(chunk), left - len(chunk)
+    finally:
+        os.close(descriptor)
+
+
+def _write_array(file: BinaryIO, source: ir.TensorProtocol) -> None:
+    """Writes a tensor that is in memory, without a second copy where its bytes are plain."""
+    array = source.numpy()
+    plain = array.dtype.byteorder in "<=|" and array.nbytes == source.nbytes
+    if plain and array.flags.c_contiguous and array.size:
+        file.write(memoryview(array.reshape(-1).view(np.uint8)))
+    else:
+        file.write(source.tobytes())
+
+
+def _in_memory(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
+    """A tensor that serialises into model.onnx itself."""
+    if not isinstance(tensor, (ir.ExternalTensor, ir.LazyTensor)):
+        return tensor
+    if tensor.dtype.bitwidth < 8:
+        packed = np.frombuffer(tensor.tobytes(), dtype=np.uint8)
+        return ir.PackedTensor(packed, tensor.dtype, shape=tensor.shape, name=name)
+    return ir.Tensor(np.array(tensor.numpy()), dtype=tensor.dtype, name=name)
+
+
+@contextlib.contextmanager
+def _attributes_in_memory(model: ir.Model) -> Iterator[None]:
+    """Attributes that point at the source's data file carry their bytes along while inside."""
+    undo: list[tuple[ir.Node, ir.Attr]] = []
+    bodies = [model.graph, *model.functions.values()]
+    for node in (node for body in bodies for node in body.all_nodes()):
+        for attribute in list(node.attributes.values()):
+            if attribute.is_ref() or attribute.type != ir.AttributeType.TENSOR:
+                continue
+            if isinstance(attribute.value, ir.ExternalTensor):
+                undo.append((node, attribute))
+                tensor = _in_memory(attribute.value, attribute.value.name)
+                node.attributes[attribute.name] = ir.AttrTensor(attribute.name, tensor)
+    try:
+        yield
+    finally:
+        for node, attribute in undo:
+            node.attributes[attribute.name] = attribute
+
+
+def _check(path: Path) -> None:
+    """onnx's own checker, as far as it knows the operators.
+
+    onnxruntime puts some of its operators into the standard domain; the checker can't know them.
+    """
+    try:
+        onnx.checker.check_model(str(path))
+    except onnx.checker.ValidationError as error:
+        if "No Op registered for" not in str(error):
+            raise PostconditionError(f"the written graph is not valid ONNX: {error}") from error
