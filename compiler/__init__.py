@@ -1,0 +1,30 @@
+"""slc.compiler: from a trained network to an artifact that stock onnxruntime runs.
+
+`export`, `plan` and `verify` do what the commands of the same name do. They are imported on first use:
+`import slc.compiler` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from slc.compiler.artifact.verify import verify
+    from slc.compiler.api import export, plan
+
+__version__ = "0.1.0"
+__all__ = ["export", "plan", "verify"]
+
+_HOMES = {
+    "export": "slc.compiler.api",
+    "plan": "slc.compiler.api",
+    "verify": "slc.compiler.artifact.verify",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 (a module attribute can be anything)
+    """Imports a public function on first use (PEP 562)."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

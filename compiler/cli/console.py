@@ -1,0 +1,76 @@
+"""What every command shares: where output goes, progress bars, and errors as one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from slc.compiler.errors import BudgetError, SlcError
+from slc.targets import TargetError
+
+people = Console(stderr=True, highlight=False)
+ProgressCallback = Callable[[int, int, str], None]
+
+
+def emit(document: dict[str, Any]) -> None:
+    """Prints the one JSON document of a `--json` run on stdout."""
+    json.dump(document, sys.stdout, indent=2, sort_keys=True)
+    sys.stdout.write("\n")
+
+
+@contextlib.contextmanager
+def progress_bar() -> Iterator[ProgressCallback]:
+    """A bar per stage on a terminal, nothing otherwise; yields the callback that moves it."""
+    if not people.is_terminal:
+        yield lambda done, total, what: None
+        return
+    columns = (
+        TextColumn("{task.description:<28}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=people, transient=False) as progress:
+        tasks: dict[str, Any] = {}
+
+        def update(done: int, total: int, what: str) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=total)
+            progress.update(tasks[what], completed=done, total=total)
+
+        yield update
+
+
+def report_error(error: Exception) -> int:
+    """Prints a user's error as one sentence and returns the exit code."""
+    if isinstance(error, (SlcError, TargetError)):
+        message = " ".join(str(error).split())
+        if "--json" in sys.argv:
+            document: dict[str, Any] = {"error": message}
+            if isinstance(error, BudgetError):
+                document["smallest_bytes"] = error.smallest_bytes
+            emit(document)
+        people.print(f"[bold red]error:[/] {_escape(message)}", soft_wrap=True)
+        return 2
+    traceback.print_exc()
+    people.print("[bold red]this is a bug in slc[/]: please report it with the lines above")
+    return 70
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", "\\[")

@@ -1,0 +1,67 @@
+"""`slc devices`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any, Optional
+
+import typer
+from rich.table import Table
+
+from slc.compiler.cli import options as opt
+from slc.compiler.cli.console import emit, people
+from slc.targets import Target, load, names
+
+
+def command(
+    name: Annotated[Optional[str], typer.Argument(help="A device; left out: all of them.")] = None,
+    json: opt.Json = False,
+) -> None:
+    """List the device profiles, or show one with the source of each figure."""
+    if name is None:
+        targets = [load(one) for one in names()]
+        people.print(_overview(targets))
+        if json:
+            emit({"devices": [_document(target) for target in targets]})
+        return
+    target = load(name)
+    people.print(_details(target))
+    if json:
+        emit(_document(target))
+
+
+def _document(target: Target) -> dict[str, Any]:
+    return {**dataclasses.asdict(target), "usable_bytes": target.usable_bytes}
+
+
+def _overview(targets: list[Target]) -> Table:
+    table = Table(title="device profiles")
+    for column in ("name", "arch", "memory", "usable", "GB/s", "cores", "onnxruntime", "verified"):
+        table.add_column(column)
+    for t in targets:
+        table.add_row(
+            t.name + (f" ({', '.join(t.aliases)})" if t.aliases else ""),
+            t.arch,
+            f"{t.memory_bytes / 1e9:.1f} GB",
+            f"{t.usable_bytes / 1e9:.1f} GB",
+            f"{t.bandwidth_bytes_per_s / 1e9:.1f}",
+            str(t.cores),
+            t.ort_min if t.ort_max in (None, t.ort_min) else f"{t.ort_min} to {t.ort_max}",
+            "yes" if t.verified else "no",
+        )
+    return table
+
+
+def _details(target: Target) -> Table:
+    table = Table(title=f"{target.name}: {target.description}")
+    for column in ("field", "value", "source"):
+        table.add_column(column, overflow="fold")
+    for field in dataclasses.fields(target):
+        if field.name in ("sources", "name", "description", "notes"):
+            continue
+        value = getattr(target, field.name)
+        text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+        table.add_row(field.name, text, target.sources.get(field.name, ""))
+    for note in target.notes:
+        table.add_row("note", note, "")
+    return table

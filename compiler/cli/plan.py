@@ -1,0 +1,37 @@
+"""`slc plan`."""
+
+from __future__ import annotations
+
+from slc.compiler.cli import options as opt
+from slc.compiler.cli.console import emit, people, progress_bar
+from slc.compiler.cli.tables import print_plan
+
+
+def command(
+    model: opt.Model,
+    device: opt.Device = "host",
+    mem: opt.Mem = None,
+    density: opt.Density = None,
+    rank: opt.Rank = None,
+    values: opt.Values = "auto",
+    group: opt.Group = 64,
+    context: opt.Context = None,
+    batch: opt.Batch = 1,
+    provider: opt.Provider = None,
+    adapter: opt.Adapter = None,
+    adapter_slots: opt.AdapterSlots = 0,
+    json: opt.Json = False,
+) -> None:
+    """Say what export would choose and need for MODEL, and write nothing."""
+    from slc.compiler import plan
+    from slc.compiler.budget import to_json
+
+    with progress_bar() as progress:
+        result, target = plan(
+            model, device=device, mem=mem, density=density, rank=rank, values=values, group=group,
+            context=context, batch=batch, provider=provider, adapters=tuple(adapter or ()),
+            adapter_slots=adapter_slots, progress=progress,
+        )  # fmt: skip
+    print_plan(people, result, target)
+    if json:
+        emit({"device": target.name, **to_json(result)})

@@ -1,0 +1,42 @@
+"""`slc structure`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from slc.compiler.cli import options as opt
+from slc.compiler.cli.console import emit, people, progress_bar
+
+
+def command(
+    model: opt.Model,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The .slr folder to make.", show_default=False)
+    ],
+    density: Annotated[float, typer.Option(help="Ceiling: any lower density is a slice.")] = 0.7,
+    rank: Annotated[int, typer.Option(help="Ceiling: any lower rank is a slice.")] = 32,
+    method: opt.Method = None,
+    calibrate: opt.Calibrate = None,
+    jobs: opt.Jobs = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a checkpoint at OUT.")] = False,
+    json: opt.Json = False,
+) -> None:
+    """Decompose MODEL's weights into a structured checkpoint: the slow, once-only half."""
+    from slc.compiler import api
+
+    with progress_bar() as progress:
+        checkpoint = api.structure(
+            model, out, density=density, rank=rank, method=method, calibrate=calibrate, jobs=jobs,
+            force=force, progress=progress,
+        )  # fmt: skip
+    total = sum(checkpoint.entry(name).N * checkpoint.entry(name).K for name in checkpoint.names)
+    kept = sum(checkpoint.entry(name).nnz for name in checkpoint.names)
+    people.print(
+        f"{out}: {len(checkpoint.names)} Linears, {total:,} weights, {kept:,} stored in S "
+        f"(density {kept / max(total, 1):.3f}), rank up to {rank}"
+    )
+    if json:
+        emit({"checkpoint": str(out), "linears": len(checkpoint.names), "weights": total, "nnz": kept})

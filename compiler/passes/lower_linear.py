@@ -1,0 +1,112 @@
+"""Turns a Linear's nodes into our sparse operator.
+
+    MatMul(X, W)                              -> BitmapSparseGemm(X, packed)
+    Gemm(X, W, C?, alpha, beta, transB)       -> BitmapSparseGemm(X, packed, beta·C?)
+
+Rules:
+  1. Only Linears whose Choice is `bitmap` are touched.
+  2. `packed` is encoded when the artifact is written, one matrix in memory at a time.
+  3. Gemm's alpha is folded into the packed values, its beta into the bias.
+  4. Nodes that share a weight share the blob.
+  5. The new node takes the old one's name and output, so later passes find it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+import slc.ops
+from slc.compiler.budget.choice import Choice
+from slc.compiler.linear import Linear
+from slc.compiler.passes.lowering import Lowering, add_initializer, nodes_by_name
+from slc.ops import bitmap
+
+
+class LowerLinear(ir.passes.InPlacePass):
+    """The rules above."""
+
+    def __init__(self, lowering: Lowering) -> None:
+        self._lowering = lowering
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Rewrites every node of every bitmap Linear."""
+        nodes = nodes_by_name(model)
+        modified = False
+        for linear, choice in self._lowering.chosen("bitmap"):
+            packed = add_initializer(
+                model, f"{linear.name}.packed", _packed_tensor(self._lowering, linear, choice)
+            )
+            for name in linear.nodes:
+                _replace(model, nodes[name], packed, linear, choice)
+                modified = True
+        return ir.passes.PassResult(model, modified)
+
+
+def _packed_tensor(lowering: Lowering, linear: Linear, choice: Choice) -> ir.LazyTensor:
+    """The blob of `linear`, made when it is written."""
+    value_type = choice.value_type
+    size = bitmap.encoded_bytes(linear.N, linear.K, choice.nnz, value_type, choice.group)
+
+    def encode() -> ir.Tensor:
+        matrix, mask = lowering.sparse(linear, choice)
+        if linear.alpha != 1.0:
+            matrix = matrix * np.float32(linear.alpha)
+        return ir.Tensor(bitmap.encode(matrix, value_type, choice.group, mask=mask))
+
+    return ir.LazyTensor(encode, dtype=ir.DataType.UINT8, shape=ir.Shape([size]))
+
+
+def _replace(
+    model: ir.Model, node: ir.Node, packed: ir.Value, linear: Linear, choice: Choice
+) -> None:
+    inputs: list[ir.Value | None] = [node.inputs[0], packed]
+    extra: list[ir.Node] = []
+    if node.op_type == "Gemm" and len(node.inputs) > 2 and node.inputs[2] is not None:
+        bias = _gemm_bias(model, node, linear)
+        if bias is None:  # not a vector of N: added outside, as Gemm would broadcast it
+            bias_node = _scaled(node.inputs[2], _beta(node))
+            extra = bias_node
+        else:
+            inputs.append(bias)
+    new = ir.node(
+        "BitmapSparseGemm",
+        inputs,
+        {"N": linear.N, "K": linear.K, "accuracy_level": choice.accuracy_level},
+        domain=slc.ops.DOMAIN,
+        version=slc.ops.OP_VERSION,
+        name=node.name,
+    )
+    new_nodes, result = [new], new.outputs[0]
+    if extra:
+        add = ir.node("Add", [result, extra[-1].outputs[0]], name=f"{node.name}/bias")
+        new_nodes, result = [new, *extra, add], add.outputs[0]
+    ir.convenience.replace_nodes_and_values(
+        model.graph, node, [node], new_nodes, [node.outputs[0]], [result]
+    )
+
+
+def _beta(node: ir.Node) -> float:
+    return float(node.attributes["beta"].value) if "beta" in node.attributes else 1.0
+
+
+def _scaled(value: ir.Value, beta: float) -> list[ir.Node]:
+    factor = ir.node("Constant", [], {"value": ir.tensor(np.float32(beta))})
+    return [factor, ir.node("Mul", [value, factor.outputs[0]])]
+
+
+def _gemm_bias(model: ir.Model, node: ir.Node, linear: Linear) -> ir.Value | None:
+    """beta·C as a vector [N], or None when C is not a constant that is one row for all."""
+    value = node.inputs[2]
+    assert value is not None
+    tensor = value.const_value
+    if tensor is None or value.is_graph_input():
+        return None
+    array = tensor.numpy()
+    if array.size not in (1, linear.N) or (array.ndim == 2 and array.shape[0] != 1):
+        return None
+    row = np.broadcast_to(array.reshape(-1), (linear.N,)).astype(np.float32)
+    beta = _beta(node)
+    if beta == 1.0 and array.shape == (linear.N,):
+        return value
+    return add_initializer(model, f"{node.name}.bias", ir.tensor(row * np.float32(beta)))

@@ -1,0 +1,60 @@
+"""The order of everything, and the only place where order lives.
+
+A graph goes through `lower` pass by pass. Between passes the postconditions of design §5 are checked:
+graph outputs keep their names, types and shapes, inputs of the model stay, every node has a name.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
+
+from slc.compiler.errors import PostconditionError
+from slc.compiler.passes.attach_adapters import AttachAdapters
+from slc.compiler.passes.fuse_bias import FuseBias
+from slc.compiler.passes.lower_linear import LowerLinear
+from slc.compiler.passes.lowering import Lowering
+from slc.compiler.passes.name_nodes import NameNodes
+from slc.compiler.passes.quantize_rows import QuantizeRows
+from slc.compiler.passes.runtime_versions import RuntimeVersions
+
+
+def passes(lowering: Lowering, ort_min: tuple[int, int]) -> list[ir.passes.PassBase]:
+    """Every pass, in order."""
+    return [
+        LowerLinear(lowering),  # first: the others look for our operator or for what it left
+        FuseBias(),  # before adapters: they stand between the operator and the Add
+        QuantizeRows(lowering),  # embedding and head: Linears that LowerLinear left
+        AttachAdapters(lowering),  # behind whatever base the Linear has got by now
+        RemoveUnusedNodesPass(),  # the dense weights that nothing reads any more
+        TopologicalSortPass(),
+        NameNodes(),
+        RuntimeVersions(ort_min),  # last: it looks at which domains are left
+    ]
+
+
+def lower(model: ir.Model, lowering: Lowering, ort_min: tuple[int, int]) -> ir.Model:
+    """Rewrites `model` in place by the chosen encodings.
+
+    Raises:
+      PostconditionError: a pass broke the graph; names it and the passes before it.
+    """
+    wanted = _signature(model)
+    done: list[str] = []
+    for step in passes(lowering, ort_min):
+        step(model)
+        done.append(type(step).__name__)
+        got = _signature(model)
+        if got != wanted:
+            raise PostconditionError(
+                f"pass {done[-1]} (after {done[:-1]}) changed the graph's outputs or inputs: "
+                f"got {got}, wanted {wanted}"
+            )
+    return model
+
+
+def _signature(model: ir.Model) -> tuple[tuple[str, ...], ...]:
+    """Names, types and shapes of the outputs and the names of the inputs that must be fed."""
+    outputs = tuple(f"{v.name}: {v.type} {v.shape}" for v in model.graph.outputs)
+    inputs = tuple(str(v.name) for v in model.graph.inputs if not v.is_initializer())
+    return outputs, inputs
