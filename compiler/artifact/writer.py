@@ -1,8 +1,8 @@
 """Streams a model into `model.onnx` and `model.onnx.data`, one tensor in memory at a time.
 
-The graph libraries' own writers do not align offsets, and a kernel that reads a mapped blob inherits
-whatever alignment the file has: here every tensor starts at a multiple of 64 bytes (a cache line),
-large ones at a multiple of 4096 (a page, so that no page is shared by two tensors).
+The graph libraries' own writers do not align offsets, and a kernel that reads a mapped blob
+inherits whatever alignment the file has: here every tensor starts at a multiple of 64 bytes (a
+cache line), large ones at a multiple of 4096 (a page).
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import BinaryIO
 import numpy as np
 import onnx
 import onnx_ir as ir
-
 from slc.compiler.errors import ModelError, PostconditionError
 
 MODEL_FILE = "model.onnx"
@@ -110,7 +109,9 @@ def _write_tensors(
                 name=name,
             )
         records.append(
-            TensorRecord(name, tensor.dtype.name, tensor.shape.numpy(), tensor.nbytes, offset)
+            TensorRecord(
+                name, tensor.dtype.name, tuple(tensor.shape.numpy()), tensor.nbytes, offset
+            )
         )
         done += tensor.nbytes
         if progress is not None:
@@ -192,7 +193,7 @@ def _write_array(file: BinaryIO, source: ir.TensorProtocol) -> None:
     array = source.numpy()
     plain = array.dtype.byteorder in "<=|" and array.nbytes == source.nbytes
     if plain and array.flags.c_contiguous and array.size:
-        file.write(memoryview(array.reshape(-1).view(np.uint8)))
+        file.write(array.reshape(-1).view(np.uint8).data)
     else:
         file.write(source.tobytes())
 
@@ -211,8 +212,10 @@ def _in_memory(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
 def _attributes_in_memory(model: ir.Model) -> Iterator[None]:
     """Attributes that point at the source's data file carry their bytes along while inside."""
     undo: list[tuple[ir.Node, ir.Attr]] = []
-    bodies = [model.graph, *model.functions.values()]
-    for node in (node for body in bodies for node in body.all_nodes()):
+    nodes = list(model.graph.all_nodes())
+    for function in model.functions.values():
+        nodes.extend(function.all_nodes())
+    for node in nodes:
         for attribute in list(node.attributes.values()):
             if attribute.is_ref() or attribute.type != ir.AttributeType.TENSOR:
                 continue
@@ -228,7 +231,7 @@ def _attributes_in_memory(model: ir.Model) -> Iterator[None]:
 
 
 def _check(path: Path) -> None:
-    """onnx's own checker, as far as it knows the operators.
+    """Runs onnx's own checker, as far as it knows the operators.
 
     onnxruntime puts some of its operators into the standard domain; the checker can't know them.
     """

@@ -1,0 +1,31 @@
+"""What an artifact changes in a decoder's `genai_config.json`."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+
+def patch_genai_config(
+    config: dict[str, Any], *, context: int | None, library_name: str | None
+) -> dict[str, Any]:
+    """Returns a copy of `config` with which onnxruntime-genai runs the artifact as it stands.
+
+    Args:
+      config: the parsed genai_config.json of the builder; left unchanged.
+      context: tokens that the KV cache was counted for: the session is limited to them, so that
+        what runs is what was counted. None keeps the model's own length.
+      library_name: the op library's file name in the artifact; genai (0.16 and newer) refuses a path.
+        None when no operator of ours is used.
+    """
+    patched = copy.deepcopy(config)
+    model = patched["model"]
+    decoder = model["decoder"]
+    if library_name is not None:
+        decoder.setdefault("session_options", {})["custom_ops_library"] = library_name
+    if context is not None:
+        context = min(context, model.get("context_length", context))
+        model["context_length"] = context
+        search = patched.setdefault("search", {})
+        search["max_length"] = min(context, search.get("max_length", context))
+    return patched

@@ -1,0 +1,191 @@
+"""`manifest.json`: what an artifact is, what it was made from and for, and the hash of every byte.
+
+Its fields are defined by `manifest.schema.json` beside this file. Nothing in it depends on when
+or where the export ran, so two exports of one input are equal; what was measured on a machine
+stands in `measured.json`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from slc.compiler.budget.choice import Choice
+from slc.compiler.errors import ArtifactError
+from slc.compiler.frontends.source import Source
+from slc.compiler.linear import Linear
+
+MANIFEST_FILE = "manifest.json"
+MEASURED_FILE = "measured.json"
+UNHASHED = frozenset({MANIFEST_FILE, MEASURED_FILE, "report.html"})
+SCHEMA_VERSION = 1
+_CHUNK_BYTES = 1 << 20
+_WRITERS = {
+    "slc": "slc-compiler",
+    "onnx": "onnx",
+    "onnx_ir": "onnx-ir",
+    "onnxruntime": "onnxruntime",
+}
+
+Json = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class OpLibrary:
+    """The op library in the folder, or why there is none."""
+
+    file: str | None
+    note: str | None = (
+        None  # e.g. "no aarch64 library at hand: copy libslc_ops.so beside model.onnx"
+    )
+
+
+def build_manifest(
+    folder: Path,
+    *,
+    source: Source,
+    choices: Mapping[str, Choice],
+    device: Mapping[str, Any],
+    provider: str,
+    options: Mapping[str, Any],
+    memory_lines: Sequence[tuple[str, int]],
+    op_library: OpLibrary,
+    budget_bytes: int | None = None,
+    static_adapters: Sequence[str] = (),
+    adapter_slots: int = 0,
+) -> Json:
+    """Describes the finished folder; every other file must have been written.
+
+    Args:
+      folder: the artifact, or what will become it.
+      source: what was compiled; its Linears and refusals are listed.
+      choices: by Linear name, one for every Linear of `source`.
+      device: the profile's fields, at least name, platform ("linux-x86_64") and ort_min.
+      provider: "cpu" or "cuda".
+      options: of the export, JSON values, without paths and without the output's name.
+      memory_lines: (what, bytes); they add up to the predicted session memory.
+      op_library: its file's name in `folder`, or the note.
+      budget_bytes: of `--mem`, None when the user gave none.
+      static_adapters: names of the adapters concatenated into the weights.
+      adapter_slots: pairs of overridable initializers per Linear.
+    """
+    files = hash_files(folder)
+    library = files.get(op_library.file or "")
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "versions": {key: _version(package) for key, package in _WRITERS.items()},
+        "source": {
+            "kind": source.kind,
+            "name": source.path.name,
+            "sha256": source.source_sha256,
+        },
+        "device": dict(device),
+        "provider": provider,
+        "options": dict(options),
+        "memory": {
+            "budget_bytes": budget_bytes,
+            "predicted_bytes": sum(size for _, size in memory_lines),
+            "lines": [{"what": what, "bytes": size} for what, size in memory_lines],
+        },
+        "linears": [_linear_entry(linear, choices) for linear in source.linears],
+        "refusals": [dataclasses.asdict(refusal) for refusal in source.refusals],
+        "op_library": {
+            "file": op_library.file,
+            "sha256": library["sha256"] if library else None,
+            "note": op_library.note,
+        },
+        "adapters": {
+            "static": list(static_adapters),
+            "slots": adapter_slots,
+            "sources": {
+                linear.name: [dataclasses.asdict(rows) for rows in linear.sources]
+                for linear in source.linears
+                if linear.sources
+            },
+        },
+        "files": files,
+    }
+
+
+def _linear_entry(linear: Linear, choices: Mapping[str, Choice]) -> Json:
+    choice = dataclasses.asdict(choices[linear.name])
+    del choice["linear"]
+    return {
+        "name": linear.name,
+        "N": linear.N,
+        "K": linear.K,
+        "kind": linear.kind,
+        "choice": choice,
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # run from a source tree
+        return "unknown"
+
+
+def hash_files(folder: Path) -> dict[str, Json]:
+    """{relative name: {"bytes", "sha256"}} of every file that the manifest vouches for."""
+    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    return {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
+        for name in names
+        if name not in UNHASHED
+    }
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes, read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Keys sorted, one line per entry, the same bytes for the same value."""
+    text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Writes folder/manifest.json."""
+    write_json(folder / MANIFEST_FILE, manifest)
+
+
+def read_manifest(folder: Path) -> Json:
+    """Reads folder/manifest.json.
+
+    Raises:
+      ArtifactError: it is missing, not JSON, not ours, or of a schema this slc does not know.
+    """
+    path = folder / MANIFEST_FILE
+    if not folder.is_dir():
+        raise ArtifactError(f"{folder} is not an artifact folder; name what slc export wrote.")
+    if not path.is_file():
+        raise ArtifactError(
+            f"{folder} has no {MANIFEST_FILE}; name a folder that slc export wrote."
+        )
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path} can't be read ({error}); export the model again.") from error
+    version = manifest.get("schema_version") if isinstance(manifest, dict) else None
+    if not isinstance(version, int) or not isinstance(manifest.get("files"), dict):
+        raise ArtifactError(
+            f"{path} is not a manifest of slc; name a folder that slc export wrote."
+        )
+    if version > SCHEMA_VERSION:
+        raise ArtifactError(
+            f"{path} has schema version {version} and this slc reads up to {SCHEMA_VERSION}; "
+            "install a newer slc-compiler."
+        )
+    return dict(manifest)
