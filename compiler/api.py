@@ -305,7 +305,7 @@ def _export_source(
         adapter_slots=request.adapter_slots,
     )
     lower(source.graph, lowering, _ort_min(target))
-    assemble(source, target, request, plan, slotted, checkpoint, folder, progress)
+    assemble(source, target, request, plan, method, slotted, folder, progress)
 
 
 def _static(adapters: list[PeftAdapter]) -> dict[str, list[Any]]:

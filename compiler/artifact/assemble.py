@@ -1,0 +1,138 @@
+"""Puts an artifact's folder together once the graph is lowered: model, runtime files, manifest."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slc.compiler.artifact.adapter_files import ADAPTERS_FOLDER, write_adapter
+from slc.compiler.artifact.genai import patch_genai_config
+from slc.compiler.artifact.manifest import OpLibrary, build_manifest, write_manifest
+from slc.compiler.artifact.writer import write_model
+
+if TYPE_CHECKING:
+    from slc.compiler.api import Request
+    from slc.compiler.budget import Plan
+    from slc.compiler.frontends.adapters import PeftAdapter
+    from slc.compiler.frontends.source import Source
+    from slc.targets import Target
+
+LIBRARY_FILE = "libslc_ops.so"
+
+
+def assemble(
+    source: Source,
+    target: Target,
+    request: Request,
+    plan: Plan,
+    method: str,
+    slotted: Sequence[PeftAdapter],
+    folder: Path,
+    progress: Callable[[int, int, str], None] | None,
+) -> None:
+    """Writes every file of the artifact into `folder`, the manifest last.
+
+    Args:
+      source: its graph is lowered already.
+      target: what the artifact is for.
+      request: the options, for the manifest.
+      plan: the Choices and the memory arithmetic.
+      method: of the decomposition.
+      slotted: adapters to write as `.onnx_adapter` files, the i-th for slot i modulo the slots.
+      folder: an empty staging folder.
+      progress: called as progress(bytes written, bytes in all, what).
+    """
+    write_model(source.graph, folder, _as_stage(progress, "writing"))
+    for name, path in sorted(source.assets.items()):
+        if name != "genai_config.json":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, folder / name)
+    library = _op_library(target, folder)
+    if source.genai_config is not None:
+        config = patch_genai_config(
+            source.genai_config, context=plan.context, library_name=LIBRARY_FILE
+        )
+        (folder / "genai_config.json").write_text(json.dumps(config, indent=4) + "\n")
+    for index, adapter in enumerate(slotted):
+        (folder / ADAPTERS_FOLDER).mkdir(exist_ok=True)
+        destination = folder / ADAPTERS_FOLDER / f"{adapter.name}.onnx_adapter"
+        write_adapter(adapter, index % request.adapter_slots, destination)
+    write_manifest(folder, _manifest(source, target, request, plan, method, library, folder))
+
+
+def _manifest(
+    source: Source, target: Target, request: Request, plan: Plan, method: str,
+    library: OpLibrary, folder: Path,
+) -> dict[str, Any]:  # fmt: skip
+    return build_manifest(
+        folder,
+        source=source,
+        choices={choice.linear: choice for choice in plan.choices},
+        device=_device(target),
+        provider="cpu",
+        options=_options(request, plan, method),
+        memory_lines=[(line.name, line.bytes) for line in plan.memory.lines],
+        op_library=library,
+        budget_bytes=plan.budget_bytes,
+        static_adapters=[] if request.adapter_slots else _names(request),
+        adapter_slots=request.adapter_slots,
+    )
+
+
+def _device(target: Target) -> dict[str, Any]:
+    fields = dataclasses.asdict(target)
+    for key in ("sources", "aliases", "notes"):
+        del fields[key]
+    return {**fields, "platform": target.platform_tag, "isa": list(target.isa)}
+
+
+def _options(request: Request, plan: Plan, method: str) -> dict[str, Any]:
+    """The request without paths, with the method and the context that were chosen."""
+    options = dataclasses.asdict(request)
+    options["calibrate"] = Path(request.calibrate).name if request.calibrate else None
+    options["device"] = Path(request.device).name
+    options["adapters"] = _names(request)
+    options["method"] = method
+    options["context"] = plan.context
+    del options["jobs"]  # how many matrices at a time changes no byte
+    return options
+
+
+def _names(request: Request) -> list[str]:
+    pairs = [text.partition("=") for text in request.adapters]
+    return [name or Path(path).name for path, _, name in pairs]
+
+
+def _op_library(target: Target, folder: Path) -> OpLibrary:
+    """Copies the op library when it is one for the target's platform; says so when there is none."""
+    import slc.ops
+    from slc.targets import load
+
+    host = load("host").platform_tag
+    if host != target.platform_tag:
+        return OpLibrary(
+            None,
+            f"no {target.platform_tag} library at hand, this machine builds {host}: put a "
+            f"{LIBRARY_FILE} built on the device beside model.onnx",
+        )
+    try:
+        shutil.copyfile(slc.ops.library_path(), folder / LIBRARY_FILE)
+    except FileNotFoundError:
+        return OpLibrary(
+            None,
+            "slc was installed without its compiled half: put a "
+            f"{LIBRARY_FILE} built on the device beside model.onnx",
+        )
+    return OpLibrary(LIBRARY_FILE)
+
+
+def _as_stage(
+    progress: Callable[[int, int, str], None] | None, what: str
+) -> Callable[[int, int, str], None] | None:
+    if progress is None:
+        return None
+    return lambda done, total, _name: progress(done, total, what)
