@@ -1,0 +1,149 @@
+"""Frontends: a model of any supported kind becomes a Source (an ONNX graph and its Linears)."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slc.compiler.errors import ModelError
+from slc.compiler.frontends import decoder, encoder, huggingface, onnx_file
+from slc.compiler.frontends.assemble import assemble
+from slc.compiler.frontends.source import Source
+from slc.compiler.frontends.weights import files_sha256, weight_array
+
+if TYPE_CHECKING:
+    from slc.targets import Target
+
+__all__ = ["Source", "load", "weight_array"]
+
+Progress = Callable[[int, int, str], None]
+
+
+def load(
+    path: Path,
+    *,
+    workdir: Path,
+    target: Target | None = None,
+    progress: Progress | None = None,
+) -> Source:
+    """Loads a model: an `.slr` folder, an ONNX file or folder, or a Hugging Face folder.
+
+    Args:
+      path: what the user named.
+      workdir: an empty folder for the exported graph; it must outlive the Source.
+      target: checked before any heavy work: a decoder's graph needs a recent onnxruntime.
+      progress: called as progress(done, total, what).
+
+    Raises:
+      ModelError: not found, not a model, or a model that is damaged or can't be compiled.
+      RequestError: the target can't run this kind of model.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise _not_found(path)
+    report = progress or (lambda done, total, what: None)
+    if path.is_file():
+        if path.suffix.lower() == ".onnx":
+            return _load_onnx(path, path, workdir, target, report)
+        raise ModelError(
+            f"{str(path)!r} is a file, and slc takes an .onnx file or a folder (Hugging Face "
+            f"model, ONNX model, .slr checkpoint): {_file_advice(path)}"
+        )
+    if (path / "config.json").is_file() and not (path / "model.onnx").is_file():
+        return _load_huggingface(path, workdir, target, report)
+    if (path / "model.onnx").is_file():
+        return _load_onnx(path, path / "model.onnx", workdir, target, report)
+    raise ModelError(
+        f"{str(path)!r} is not a model: it has no config.json (Hugging Face), model.onnx or "
+        f"slr.json; {_folder_advice(path)}"
+    )
+
+
+def _load_huggingface(
+    folder: Path, workdir: Path, target: Target | None, report: Progress
+) -> Source:
+    config = huggingface.read_config(folder)
+    is_decoder = huggingface.is_decoder(config)
+    if is_decoder:
+        decoder.check_target(target)
+    report(0, 3, "checking weights")
+    parameters = huggingface.check_weights(folder)
+    assets = huggingface.assets(folder)
+    files = [*assets.values(), *huggingface.safetensors_files(folder)]
+    report(1, 3, "exporting to ONNX")
+    genai_config = None
+    if is_decoder:
+        graph = decoder.build(folder, workdir)
+        genai_config = decoder.read_genai_config(workdir / "genai_config.json")
+        assets = decoder.assets(workdir)
+    else:
+        graph = encoder.export(folder, workdir)
+    report(2, 3, "finding weights")
+    source = assemble(
+        graph,
+        "decoder" if is_decoder else "encoder",
+        folder,
+        workdir,
+        parameters=parameters,
+        genai_config=genai_config,
+        assets=assets,
+        hf_folder=folder,
+        source_sha256=files_sha256(files),
+    )
+    report(3, 3, "loaded")
+    return source
+
+
+def _load_onnx(
+    path: Path, file: Path, workdir: Path, target: Target | None, report: Progress
+) -> Source:
+    folder = file.parent
+    genai_config, assets = None, {}
+    if path.is_dir():
+        assets = huggingface.assets(folder)
+        if (folder / "genai_config.json").is_file():
+            decoder.check_target(target)
+            genai_config = decoder.read_genai_config(folder / "genai_config.json")
+            assets = decoder.assets(folder)
+    report(0, 2, "reading the graph")
+    graph = onnx_file.read(file)
+    report(1, 2, "checking weights")
+    files = dict.fromkeys([file.resolve(), *onnx_file.external_files(graph)])
+    source = assemble(
+        graph,
+        "onnx" if genai_config is None else "decoder",
+        path,
+        workdir,
+        genai_config=genai_config,
+        assets=assets,
+        hf_folder=folder if "tokenizer.json" in assets else None,
+        source_sha256=files_sha256([*files, *assets.values()]),
+    )
+    report(2, 2, "loaded")
+    return source
+
+
+def _not_found(path: Path) -> ModelError:
+    near: list[str] = []
+    if path.parent.is_dir():
+        near = difflib.get_close_matches(path.name, sorted(p.name for p in path.parent.iterdir()))
+    advice = f"did you mean {' or '.join(map(repr, near))}?" if near else "check the path"
+    return ModelError(f"there is no file or folder {str(path)!r}: {advice}")
+
+
+def _file_advice(path: Path) -> str:
+    if path.suffix in {".safetensors", ".bin", ".json"} and (path.parent / "config.json").is_file():
+        return f"give the folder, {str(path.parent)!r}"
+    return "check the path"
+
+
+def _folder_advice(path: Path) -> str:
+    inside = sorted(p.name for p in path.glob("*.onnx"))
+    if inside:
+        return f"to compile one of its ONNX files, give the file, such as {inside[0]!r}"
+    models = sorted(p.parent.name for p in path.glob("*/config.json"))
+    if models:
+        return f"did you mean its folder {models[0]!r}?"
+    return "check the path"

@@ -1,0 +1,103 @@
+"""Hugging Face decoder language models: onnxruntime-genai's builder makes the graph.
+
+It runs in a process of its own: its memory (it loads the whole model) is gone when it ends, and
+what it prints is shown only when it fails.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+from slc.compiler.errors import ModelError, RequestError
+from slc.compiler.frontends import onnx_file
+
+if TYPE_CHECKING:
+    from slc.targets import Target
+
+# The lowest version known to run the builder's graph (opset 21/22, IR 10, GroupQueryAttention of
+# com.microsoft with these inputs); 1.17.3 and 1.19.2 refuse to load it.
+ORT_MIN = "1.23"
+
+_NOT_ASSETS = {".bin", ".data", ".dll", ".md", ".safetensors", ".so"}  # weights, libraries
+
+
+def check_target(target: Target | None) -> None:
+    """Refuses a target whose onnxruntime can't run a decoder's graph.
+
+    Raises:
+      RequestError: with both versions.
+    """
+    if target is not None and _version(target.ort_min) < _version(ORT_MIN):
+        raise RequestError(
+            f"device {target.name!r} promises onnxruntime {target.ort_min} and a decoder language "
+            f"model's graph (GroupQueryAttention, opset 21, IR version 10) needs {ORT_MIN} or "
+            "newer: choose a device profile with a newer onnxruntime, or an encoder"
+        )
+
+
+def build(folder: Path, workdir: Path) -> ir.Model:
+    """Builds the fp32 CPU graph of a decoder's folder, with its genai_config, in `workdir`.
+
+    Raises:
+      ModelError: the builder doesn't support the model, or failed; its last line is the reason.
+    """
+    cache = workdir / "cache"
+    command = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
+    command += ["-i", str(folder.resolve()), "-o", str(workdir), "-p", "fp32", "-e", "cpu"]
+    done = subprocess.run(
+        [*command, "-c", str(cache), "--extra_options", "hf_token=false"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"},
+    )
+    if done.returncode != 0 or not (workdir / "model.onnx").is_file():
+        raise ModelError(
+            f"onnxruntime-genai's builder can't build {str(folder)!r} "
+            f"({_last_line(done.stderr) or _last_line(done.stdout)}): see its list of supported "
+            "models, or give slc an ONNX file"
+        )
+    return onnx_file.read(workdir / "model.onnx")
+
+
+def read_genai_config(path: Path) -> dict[str, Any]:
+    """Parses a genai_config.json.
+
+    Raises:
+      ModelError: it is not JSON, or describes no decoder.
+    """
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config["model"]["decoder"]["filename"]
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{str(path)!r} is not a decoder's genai_config ({error}): build the folder again "
+            "with onnxruntime-genai's builder"
+        ) from error
+    return dict(config)
+
+
+def assets(folder: Path) -> dict[str, Path]:
+    """Gives the files that genai reads beside the graph: configuration, tokenizer, templates."""
+    return {
+        path.name: path
+        for path in sorted(folder.iterdir())
+        if path.is_file() and ".onnx" not in path.name and path.suffix not in _NOT_ASSETS
+    }
+
+
+def _version(text: str) -> tuple[int, int]:
+    parts = (text + ".0").split(".")
+    return int(parts[0]), int(parts[1])
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:200] if lines else ""

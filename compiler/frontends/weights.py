@@ -1,0 +1,161 @@
+"""Weights read one piece at a time: from mapped ONNX data without keeping its pages.
+
+A memory map that stays open counts every page it ever touched as ours. So rows are read with
+plain reads at an offset, and a matrix is put together in its final orientation block by block:
+one matrix is the most that is ever held.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from slc.compiler.errors import ModelError
+from slc.compiler.frontends.source import Source
+from slc.compiler.linear import Linear
+
+_BLOCK_BYTES = 8 << 20  # read at once: large enough for the disk, small beside any matrix
+
+FLOAT_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
+
+
+def read_rows(tensor: ir.TensorProtocol, start: int, stop: int) -> np.ndarray:
+    """Reads rows [start, stop) of a tensor whose first axis counts the rows.
+
+    Args:
+      tensor: external tensors cost the rows' bytes, others what their `numpy()` costs.
+      start: the first row.
+      stop: one past the last row.
+
+    Returns:
+      Array of the tensor's own type, shape [stop - start, ...].
+    """
+    if not isinstance(tensor, ir.ExternalTensor):
+        return np.asarray(tensor.numpy()[start:stop])
+    shape = tensor.shape.numpy()
+    row_elems = int(np.prod(shape[1:], dtype=np.int64))
+    dtype = np.dtype(tensor.dtype.numpy())
+    # Not tensor.numpy(): that maps the whole file, and refuses data behind a symbolic link, which
+    # is how Hugging Face's download cache stores every file.
+    flat = np.fromfile(
+        tensor.path,
+        dtype=dtype,
+        count=(stop - start) * row_elems,
+        offset=(tensor.offset or 0) + start * row_elems * dtype.itemsize,
+    )
+    return flat.reshape(stop - start, *shape[1:])
+
+
+def row_blocks(tensor: ir.TensorProtocol) -> Iterable[tuple[int, int]]:
+    """Cuts a tensor's rows into ranges of about 8 MB each, in order."""
+    rows = int(tensor.shape.numpy()[0])
+    step = max(1, _BLOCK_BYTES * rows // max(1, tensor.nbytes))
+    return ((start, min(rows, start + step)) for start in range(0, rows, step))
+
+
+def matrix(tensor: ir.TensorProtocol, transposed: bool) -> np.ndarray:
+    """Reads a 2-D tensor as float32.
+
+    Args:
+      tensor: of shape [N, K], or [K, N] when `transposed`.
+      transposed: whether to return the transpose of what is stored.
+
+    Returns:
+      float32 [N, K], contiguous.
+    """
+    rows, columns = (int(d) for d in tensor.shape.numpy())
+    out = np.empty((columns, rows) if transposed else (rows, columns), np.float32)
+    target = out.T if transposed else out
+    if not isinstance(tensor, ir.ExternalTensor):
+        target[...] = tensor.numpy()
+        return out
+    for start, stop in row_blocks(tensor):
+        target[start:stop] = read_rows(tensor, start, stop)
+    return out
+
+
+def weight_array(source: Source, linear: Linear) -> np.ndarray:
+    """Reads one Linear's weight.
+
+    Returns:
+      float32 [N, K], contiguous; an embedding as [V, H].
+
+    Raises:
+      ModelError: the weight's data can't be read.
+    """
+    try:
+        return matrix(weight_tensor(source.graph, linear.weight), linear.transposed)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"the data of weight {linear.weight!r} can't be read ({error}): "
+            "check that the model's files are complete"
+        ) from error
+
+
+def weight_tensor(model: ir.Model, name: str) -> ir.TensorProtocol:
+    """Finds an initializer's tensor by name."""
+    tensor = model.graph.initializers[name].const_value
+    assert tensor is not None
+    return tensor
+
+
+def first_non_finite(values: np.ndarray) -> int | None:
+    """Gives the flat index of the first NaN or infinity of an f16, bf16, f32 or f64 array.
+
+    An exponent of all ones is what makes a NaN or an infinity, in each of these formats.
+    """
+    mask = _EXPONENT.get(values.dtype.name)
+    if mask is None or values.size == 0:
+        return None
+    bits = values.reshape(-1).view(mask.dtype) & mask
+    if bits.max() != mask:
+        return None
+    return int(np.argmax(bits == mask))
+
+
+_EXPONENT = {
+    "float16": np.uint16(0x7C00),
+    "bfloat16": np.uint16(0x7F80),
+    "float32": np.uint32(0x7F800000),
+    "float64": np.uint64(0x7FF0000000000000),
+}
+
+
+def check_finite(model: ir.Model, linears: Iterable[Linear]) -> None:
+    """Refuses a NaN or an infinity in any Linear's weight.
+
+    Only in those: other constants, such as a causal mask, may well hold −inf.
+
+    Raises:
+      ModelError: names the weight and the place.
+    """
+    for name in dict.fromkeys(linear.weight for linear in linears):
+        tensor = weight_tensor(model, name)
+        if isinstance(tensor, ir.LazyTensor):  # made by us, from values that were checked
+            continue
+        for start, stop in row_blocks(tensor):
+            rows = read_rows(tensor, start, stop)
+            bad = first_non_finite(rows)
+            if bad is not None:
+                row, column = divmod(bad, rows.shape[1])
+                raise ModelError(
+                    f"weight {name!r} holds {rows.reshape(-1)[bad]} at "
+                    f"[{start + row}, {column}], where finite numbers are wanted: "
+                    "repair or retrain the model"
+                )
+
+
+def files_sha256(files: Iterable[Path]) -> str:
+    """Hashes files, streamed: names and contents, in name order."""
+    total = hashlib.sha256()
+    for path in sorted(files, key=lambda p: p.name):
+        total.update(f"{path.name}\0{os.path.getsize(path)}\0".encode())
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                total.update(block)
+    return total.hexdigest()
