@@ -1,0 +1,106 @@
+// Between onnxruntime's C calls and our C++: statuses become exceptions inside, exceptions become
+// statuses at the border, and nothing that onnxruntime lends us is kept or lost.
+#ifndef SLC_ORT_GLUE_H_
+#define SLC_ORT_GLUE_H_
+
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "ort_abi.h"
+#include "parallel.h"
+
+namespace slc {
+
+// A failure that becomes an OrtStatus.
+class OpError : public std::runtime_error {
+ public:
+  explicit OpError(const std::string& message, OrtErrorCode code = kOrtInvalidArgument)
+      : std::runtime_error(message), code_(code) {}
+  OrtErrorCode code() const { return code_; }
+
+ private:
+  OrtErrorCode code_;
+};
+
+// Throws when `status` is an error; releases it either way.
+void Check(const OrtApi& api, OrtStatus* status);
+
+// Runs `body`, a callable; whatever it throws comes back as a status.
+template <class Body>
+OrtStatus* Guard(const OrtApi& api, const Body& body) noexcept {
+  try {
+    body();
+    return nullptr;
+  } catch (const OpError& error) {
+    return api.CreateStatus(error.code(), error.what());
+  } catch (const std::bad_alloc&) {
+    return api.CreateStatus(kOrtFail, "ai.slc: out of memory");
+  } catch (const std::exception& error) {
+    return api.CreateStatus(kOrtFail, error.what());
+  } catch (...) {
+    return api.CreateStatus(kOrtFail, "ai.slc: unknown error");
+  }
+}
+
+struct Tensor {
+  OrtElementType type = kOrtUndefined;
+  std::vector<int64_t> dims;
+  void* data = nullptr;
+  bool present = false;  // false: an optional input that the node leaves out
+
+  int64_t elements() const;
+  std::string Describe() const;  // "float32 [2, 3]"
+};
+
+Tensor ReadTensor(const OrtApi& api, const OrtValue* value);
+Tensor ReadInput(const OrtApi& api, const OrtKernelContext* context, size_t index);
+size_t InputCount(const OrtApi& api, const OrtKernelContext* context);
+void* MakeOutput(const OrtApi& api, OrtKernelContext* context, const std::vector<int64_t>& dims);
+int64_t IntAttribute(const OrtApi& api, const OrtKernelInfo* info, const char* name);
+// `fallback` when the node does not give the attribute.
+int64_t IntAttribute(const OrtApi& api, const OrtKernelInfo* info, const char* name,
+                     int64_t fallback);
+
+// Throws OpError "<op>: <what>: got <tensor>, wanted <wanted>".
+[[noreturn]] void Refuse(const char* op, const char* what, const std::string& got,
+                         const std::string& wanted);
+
+// The session's intra-op threads. The returned value borrows `threads`.
+struct SessionThreads {
+  const OrtApi* api;
+  const OrtKernelContext* context;
+};
+Parallel ParallelOf(SessionThreads* threads);
+
+// float32 scratch, 64-byte aligned, not initialised.
+class Scratch {
+ public:
+  explicit Scratch(int64_t elements);
+  float* data() const { return data_.get(); }
+
+ private:
+  struct Free {
+    void operator()(float* p) const { ::operator delete[](p, std::align_val_t{64}); }
+  };
+  std::unique_ptr<float[], Free> data_;
+};
+
+void HalvesToFloats(const void* halves, int64_t count, float* out);
+void FloatsToHalves(const float* floats, int64_t count, void* out);
+
+// Shape inference, where -1 stands for a dimension not known yet.
+inline constexpr int64_t kSameDim = -2;
+int64_t InferredDim(const OrtApi& api, const OrtShapeInferContext* context, size_t input,
+                    int64_t dim);
+int64_t InferredInt(const OrtApi& api, const OrtShapeInferContext* context, const char* name);
+// Output 0 takes input 0's type and shape, its last dimension replaced unless kSameDim.
+void InferFromInput(const OrtApi& api, OrtShapeInferContext* context, int64_t last_dim);
+
+}  // namespace slc
+
+#endif  // SLC_ORT_GLUE_H_

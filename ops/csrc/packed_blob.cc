@@ -1,0 +1,162 @@
+#include "packed_blob.h"
+
+#include <cmath>
+#include <cstring>
+
+namespace slc {
+namespace {
+
+std::string GotWanted(const char* what, uint64_t got, const std::string& wanted) {
+  return std::string("packed blob: ") + what + ": got " + std::to_string(got) + ", wanted " +
+         wanted;
+}
+
+std::string GotWanted(const char* what, uint64_t got, uint64_t wanted) {
+  return GotWanted(what, got, std::to_string(wanted));
+}
+
+uint64_t LoadU64(const uint8_t* p) {
+  uint64_t value;
+  std::memcpy(&value, p, sizeof value);
+  return value;
+}
+
+uint64_t DivideUp(uint64_t a, uint64_t b) { return a / b + (a % b != 0); }
+
+// Running sum of section sizes; false once anything exceeds 63 bits.
+class Layout {
+ public:
+  // Starts a section at the next multiple of 64 and returns its offset.
+  uint64_t Section(uint64_t count, uint64_t other, uint64_t element_bytes) {
+    uint64_t elements = 0, bytes = 0;
+    Align();
+    const uint64_t offset = end_;
+    ok_ = ok_ && !__builtin_mul_overflow(count, other, &elements) &&
+          !__builtin_mul_overflow(elements, element_bytes, &bytes) &&
+          !__builtin_add_overflow(end_, bytes, &end_) && end_ < kLimit;
+    return offset;
+  }
+  void Align() {
+    if (ok_) end_ = (end_ + 63) / 64 * 64;
+  }
+  bool ok() const { return ok_; }
+  uint64_t end() const { return end_; }
+
+ private:
+  static constexpr uint64_t kLimit = uint64_t{1} << 62;
+  uint64_t end_ = sizeof(PackedHeader);
+  bool ok_ = true;
+};
+
+// The fields that stand alone.
+bool CheckCodes(const PackedHeader& h, std::string* error) {
+  const auto fail = [error](std::string text) { return *error = std::move(text), false; };
+  if (std::memcmp(h.magic, "SLCB", 4) != 0) {
+    return fail("packed blob: wrong magic: wanted the bytes SLCB");
+  }
+  if (h.version != 1) return fail(GotWanted("version", h.version, 1));
+  if (h.encoding != 1) return fail(GotWanted("encoding", h.encoding, "1 (bitmap)"));
+  if (h.value_type != 1 && h.value_type != 2) {
+    return fail(GotWanted("value_type", h.value_type, "1 (f16) or 2 (i8)"));
+  }
+  if (h.layout != 0) return fail(GotWanted("layout", h.layout, "0 (row-major)"));
+  if (h.reserved != 0) return fail(GotWanted("reserved", h.reserved, uint64_t{0}));
+  if (h.n < 1) return fail(GotWanted("N", h.n, "1 or more"));
+  if (h.k < 1) return fail(GotWanted("K", h.k, "1 or more"));
+  if (h.tile_rows < 1) return fail(GotWanted("tile_rows", h.tile_rows, "1 or more"));
+  if (h.value_type == 1 && h.group != 0) return fail(GotWanted("group", h.group, "0 for f16"));
+  if (h.value_type == 2 && (h.group == 0 || h.group % 64 != 0)) {
+    return fail(GotWanted("group", h.group, "a multiple of 64 for i8"));
+  }
+  if (h.exponent < -149 || h.exponent > 127) {
+    *error = "packed blob: exponent: got " + std::to_string(h.exponent) + ", wanted -149 ... 127";
+    return false;
+  }
+  return true;
+}
+
+// Derives every size from N, K, nnz and group, and compares with what the header says.
+bool CheckSizes(const PackedHeader& h, const uint8_t* base, size_t bytes, PackedView* view,
+                std::string* error) {
+  Layout layout;
+  const uint64_t words = DivideUp(h.k, 64);
+  const uint64_t groups = h.group == 0 ? 0 : DivideUp(h.k, h.group);
+  const uint64_t starts = layout.Section(DivideUp(h.n, h.tile_rows) + 1, 1, 8);
+  const uint64_t masks = layout.Section(h.n, words, 8);
+  const uint64_t scales = layout.Section(h.n, groups, 2);
+  const uint64_t values = layout.Section(h.nnz, 1, h.value_type == 1 ? 2 : 1);
+  layout.Align();
+  const uint64_t total = layout.end() + 64;
+  if (!layout.ok()) {
+    *error = "packed blob: N " + std::to_string(h.n) + ", K " + std::to_string(h.k) + ", nnz " +
+             std::to_string(h.nnz) + " make sizes beyond 62 bits";
+    return false;
+  }
+  if (h.values_offset != values) {
+    return *error = GotWanted("values_offset", h.values_offset, values), false;
+  }
+  if (h.total_bytes != total) {
+    return *error = GotWanted("total_bytes", h.total_bytes, total), false;
+  }
+  if (bytes != total) return *error = GotWanted("length", bytes, total), false;
+  *view = {base,
+           base + starts,
+           base + masks,
+           groups == 0 ? nullptr : base + scales,
+           base + values,
+           static_cast<int64_t>(h.n),
+           static_cast<int64_t>(h.k),
+           static_cast<int64_t>(h.nnz),
+           static_cast<int64_t>(words),
+           static_cast<int64_t>(groups),
+           h.tile_rows,
+           static_cast<int64_t>(groups == 0 ? words : h.group / 64),
+           static_cast<ValueType>(h.value_type),
+           std::ldexp(1.0f, h.exponent)};
+  return true;
+}
+
+// Every entry of starts must be the number of mask bits before its row.
+bool CheckMasks(const PackedView& view, std::string* error) {
+  const uint64_t beyond_k =
+      view.k % 64 == 0 ? 0 : ~uint64_t{0} << (static_cast<unsigned>(view.k) % 64);
+  uint64_t count = 0;
+  for (int64_t row = 0; row < view.n; ++row) {
+    if (row % view.tile_rows == 0) {
+      const uint64_t start = LoadU64(view.starts + 8 * (row / view.tile_rows));
+      if (start != count) return *error = GotWanted("starts entry", start, count), false;
+    }
+    const uint8_t* mask = view.masks + 8 * row * view.words;
+    for (int64_t w = 0; w < view.words; ++w) {
+      count += static_cast<uint64_t>(__builtin_popcountll(LoadU64(mask + 8 * w)));
+    }
+    if ((LoadU64(mask + 8 * (view.words - 1)) & beyond_k) != 0) {
+      *error = "packed blob: row " + std::to_string(row) + " has a mask bit at or above K";
+      return false;
+    }
+  }
+  const int64_t tiles = (view.n + view.tile_rows - 1) / view.tile_rows;
+  const uint64_t last = LoadU64(view.starts + 8 * tiles);
+  const auto nnz = static_cast<uint64_t>(view.nnz);
+  if (last != nnz) return *error = GotWanted("last starts entry", last, nnz), false;
+  if (count != nnz) return *error = GotWanted("mask bits", count, nnz), false;
+  return true;
+}
+
+}  // namespace
+
+bool ParsePackedBlob(const void* data, size_t bytes, PackedView* view, std::string* error) {
+  if (bytes < sizeof(PackedHeader) || data == nullptr) {
+    return *error = GotWanted("length", bytes, "at least 64"), false;
+  }
+  const auto* base = static_cast<const uint8_t*>(data);
+  PackedHeader header;
+  std::memcpy(&header, base, sizeof header);
+  if (!CheckCodes(header, error) || !CheckSizes(header, base, bytes, view, error)) return false;
+  uint32_t crc = Crc32(0, base, offsetof(PackedHeader, crc32));
+  crc = Crc32(crc, base + sizeof header, header.values_offset - sizeof header);
+  if (crc != header.crc32) return *error = GotWanted("crc32", header.crc32, crc), false;
+  return CheckMasks(*view, error);
+}
+
+}  // namespace slc
