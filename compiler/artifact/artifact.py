@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
-from slc.compiler.artifact.manifest import hash_files, read_manifest
+from slc.compiler.artifact.manifest import LIBRARY_FILE, hash_files, read_manifest
 from slc.compiler.artifact.writer import MODEL_FILE
 from slc.compiler.errors import ArtifactError
+from slc.ops import DOMAIN, LibraryNotFoundError, library_path
 
 if TYPE_CHECKING:
     import onnxruntime
 
-DOMAIN = "ai.slc"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,13 +52,19 @@ class Artifact:
             if name not in present:
                 problems.append(f"{name} is missing")
             elif name not in wanted:
-                problems.append(f"{name} is not in the manifest")
+                if name != self._awaited_library:
+                    problems.append(f"{name} is not in the manifest")
             elif present[name]["bytes"] != wanted[name]["bytes"]:
                 got, size = present[name]["bytes"], wanted[name]["bytes"]
                 problems.append(f"{name} has {got} bytes instead of {size}")
             elif present[name]["sha256"] != wanted[name]["sha256"]:
                 problems.append(f"{name} was altered: its sha256 is not the manifest's")
         return problems
+
+    @property
+    def _awaited_library(self) -> str | None:
+        """The op library's name when the manifest asks the user to put one beside the model."""
+        return None if self.manifest["op_library"]["file"] else LIBRARY_FILE
 
     @property
     def model_path(self) -> Path:
@@ -93,9 +99,8 @@ class Artifact:
         """
         if not self.needs_op_library:
             return None
-        name = self.manifest["op_library"]["file"]
-        if name and self.manifest["device"]["platform"] == host_platform():
-            own = self.path / name
+        if self.manifest["device"]["platform"] == host_platform():
+            own: Path = self.path / (self._awaited_library or self.manifest["op_library"]["file"])
             if own.is_file():
                 return own
         installed = installed_library()
@@ -132,7 +137,7 @@ class Artifact:
           **kwargs: passed on to InferenceSession.
 
         Raises:
-          ArtifactError: the op library or the provider is missing, or onnxruntime refuses the graph.
+          ArtifactError: the library or the provider is missing, or onnxruntime refuses the graph.
         """
         import onnxruntime
 
@@ -169,10 +174,6 @@ def host_platform() -> str:
 def installed_library() -> Path | None:
     """The op library that slc.ops was installed with, or None."""
     try:
-        import slc.ops
-    except ImportError:
-        return None
-    try:
-        return Path(slc.ops.library_path())
-    except (FileNotFoundError, OSError):
+        return Path(library_path())
+    except LibraryNotFoundError:
         return None

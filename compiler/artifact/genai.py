@@ -15,7 +15,7 @@ def patch_genai_config(
       config: the parsed genai_config.json of the builder; left unchanged.
       context: tokens that the KV cache was counted for: the session is limited to them, so that
         what runs is what was counted. None keeps the model's own length.
-      library_name: the op library's file name in the artifact; genai (0.16 and newer) refuses a path.
+      library_name: the op library's file name in the artifact; genai from 0.16 on refuses a path.
         None when no operator of ours is used.
     """
     patched = copy.deepcopy(config)

@@ -22,6 +22,7 @@ from slc.compiler.linear import Linear
 
 MANIFEST_FILE = "manifest.json"
 MEASURED_FILE = "measured.json"
+LIBRARY_FILE = "libslc_ops.so"
 UNHASHED = frozenset({MANIFEST_FILE, MEASURED_FILE, "report.html"})
 SCHEMA_VERSION = 1
 _CHUNK_BYTES = 1 << 20
@@ -132,12 +133,15 @@ def _version(package: str) -> str:
 
 
 def hash_files(folder: Path) -> dict[str, Json]:
-    """{relative name: {"bytes", "sha256"}} of every file that the manifest vouches for."""
-    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    """{relative name: {"bytes", "sha256"}} of every file that the manifest vouches for.
+
+    Hidden files and folders are no part of an artifact: an export works in one, desktops drop some.
+    """
+    paths = {p.relative_to(folder): p for p in folder.rglob("*") if p.is_file()}
     return {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
-        for name in names
-        if name not in UNHASHED
+        name.as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        for name, path in sorted(paths.items())
+        if name.as_posix() not in UNHASHED and not any(part[0] == "." for part in name.parts)
     }
 
 

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from slc.compiler.artifact.manifest import UNHASHED, read_manifest
+from slc.compiler.artifact.manifest import LIBRARY_FILE, UNHASHED, read_manifest
 from slc.compiler.errors import ArtifactError
 
 
@@ -114,7 +114,7 @@ def _foreign_entry(out: Path) -> str | None:
     if not present:
         return None
     try:
-        ours = {*read_manifest(out)["files"], *UNHASHED}
+        ours = {*read_manifest(out)["files"], *UNHASHED, LIBRARY_FILE}
     except ArtifactError:
         return present[0]
     return next((name for name in present if name not in ours), None)

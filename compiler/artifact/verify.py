@@ -1,0 +1,246 @@
+"""Holds an artifact against its hashes, its decoded weights, its original and its memory budget.
+
+In order, each on its own and each named when it fails:
+  1. every file has the manifest's sha256;
+  2. the outputs equal those of the same decoded weights run densely, within `tolerance.py`;
+  3. each operator of ours equals f64 on its own inputs, within `linear_check.py`'s bound;
+  4. a decoder's greedy tokens equal the dense graph's;
+  5. how far the outputs are from the original model's (reported: compression moves them);
+  6. the session's measured memory is within the budget of the manifest.
+Numerics are held at accuracy_level 1. A graph of level 4 rounds activations to int8, and how far
+that moves its outputs is reported beside them.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from slc.compiler.artifact import sessions
+from slc.compiler.artifact.artifact import Artifact
+from slc.compiler.artifact.dense import UNIT_ROUNDOFF, dense_reference
+from slc.compiler.artifact.greedy import KvLoop, TokenCheck, compare_tokens
+from slc.compiler.artifact.linear_check import (
+    LinearCheck,
+    check_node,
+    our_nodes,
+    values_to_expose,
+)
+from slc.compiler.artifact.memory_check import measure_memory
+from slc.compiler.artifact.probes import Probe, make_probes, prompt
+from slc.compiler.artifact.report import Distance, VerifyReport
+from slc.compiler.artifact.tolerance import SEEDS, OutputCheck, check_output
+from slc.compiler.errors import ArtifactError
+
+Progress = Callable[[int, int, str], None]
+GREEDY_STEPS = 32
+
+
+def verify(
+    artifact_path: Path | str,
+    *,
+    reference: Path | str | None = None,
+    checksums_only: bool = False,
+    inputs: Mapping[str, Any] | None = None,
+    memory: bool = True,
+    progress: Progress | None = None,
+) -> VerifyReport:
+    """Verifies the artifact at `artifact_path`.
+
+    Args:
+      artifact_path: what `slc export` wrote.
+      reference: the original model, anything `slc export` takes; adds the distances to it.
+      checksums_only: stop after the hashes; needs no onnxruntime.
+      inputs: arrays by input name to run instead of the built-in probes.
+      memory: also measure the session in a process of its own.
+      progress: called as progress(done, total, what).
+
+    Raises:
+      ArtifactError: the artifact can't be opened or run here.
+      ModelError: `reference` can't be read, or is another model.
+    """
+    artifact = Artifact.open(artifact_path)
+    report = VerifyReport(artifact.path.name)
+    step = _Steps(4 + len(SEEDS) + (reference is not None), progress)
+    step("checksums")
+    report.checksum_problems = artifact.check()
+    if checksums_only:
+        return report
+    if any(problem.startswith("model.onnx") for problem in report.checksum_problems):
+        return report  # numbers of a graph that is not the one exported say nothing
+    run = _Run(artifact, inputs)
+    run.check_numerics(report, step)
+    step("each operator against f64")
+    report.linears = run.check_linears()
+    if reference is not None:
+        step("original model")
+        report.distances += run.distances_to(Path(reference))
+    if memory:
+        step("memory")
+        report.memory = measure_memory(artifact)
+    return report
+
+
+class _Steps:
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self._total, self._progress, self._done = total, progress, 0
+
+    def __call__(self, what: str) -> None:
+        if self._progress is not None:
+            self._progress(min(self._done, self._total), self._total, what)
+        self._done += 1
+
+
+class _Run:
+    """The artifact's graph and what it is run with."""
+
+    def __init__(self, artifact: Artifact, inputs: Mapping[str, Any] | None) -> None:
+        self._artifact = artifact
+        self._model = artifact.model()
+        self._level_changed = sessions.at_fp32_activations(self._model)
+        self._genai = _read_genai(artifact.path)
+        if inputs is None:
+            self._probes = make_probes(self._model, self._genai)
+        else:
+            feeds = {name: np.asarray(value) for name, value in inputs.items()}
+            self._probes = [Probe("given inputs", feeds)]
+        self._outputs: list[sessions.Outputs] = []
+
+    def _session(self, model: ir.Model) -> Any:
+        artifact = self._artifact
+        options = artifact.session_options(sessions.quiet_options())
+        return sessions.session_in_place(model, artifact.path, options, artifact.providers())
+
+    def _shipped_session(self) -> Any:
+        return self._artifact.session(sess_options=sessions.quiet_options())
+
+    def check_numerics(self, report: VerifyReport, step: _Steps) -> None:
+        """Steps 2 and 4 of the module's list."""
+        step("artifact's outputs")
+        changed = self._level_changed
+        session = self._session(self._model) if changed else self._shipped_session()
+        self._outputs = [_run(session, probe) for probe in self._probes]
+        if changed:
+            shipped = self._shipped_session()
+            report.distances += self._distances("as shipped", shipped)
+        step("the same weights densely")
+        with sessions.written_session(dense_reference(self._model)) as dense:
+            wanted = [_run(dense, probe) for probe in self._probes]
+            perturbed = [self._perturbed(seed, step) for seed in SEEDS]
+            report.outputs = self._compare(wanted, perturbed)
+            if self._genai is not None:
+                step("greedy tokens")
+                report.tokens = self._compare_tokens(session, dense, report.outputs)
+
+    def _perturbed(self, seed: int, step: _Steps) -> list[sessions.Outputs]:
+        step(f"what rounding may do ({seed} of {len(SEEDS)})")
+        moved = dense_reference(self._model, perturb=UNIT_ROUNDOFF, seed=seed)
+        with sessions.written_session(moved) as session:
+            return [_run(session, probe) for probe in self._probes]
+
+    def _compare(
+        self, wanted: list[sessions.Outputs], perturbed: list[list[sessions.Outputs]]
+    ) -> list[OutputCheck]:
+        return [
+            check_output(
+                name,
+                probe.name,
+                self._outputs[i][name],
+                wanted[i][name],
+                [outputs[i][name] for outputs in perturbed],
+            )
+            for i, probe in enumerate(self._probes)
+            for name in wanted[i]
+        ]
+
+    def _compare_tokens(self, session: Any, dense: Any, outputs: list[OutputCheck]) -> TokenCheck:
+        assert self._genai is not None
+        logits = self._genai["model"]["decoder"]["outputs"]["logits"]
+        rounding = max(c.max_tolerance for c in outputs if c.output == logits)
+        return compare_tokens(
+            KvLoop(session, self._model, self._genai),
+            KvLoop(dense, self._model, self._genai),
+            prompt(self._model, self._genai),
+            _greedy_steps(self._genai),
+            rounding,
+        )
+
+    def check_linears(self) -> list[LinearCheck]:
+        """Step 3: the values between our nodes are made outputs of the graph, for one probe."""
+        exposed = self._model.clone()
+        nodes = our_nodes(exposed)
+        if not nodes:
+            return []
+        values = [value for node in nodes for value in values_to_expose(node)]
+        sessions.expose(exposed, values)
+        probe = self._probes[min(1, len(self._probes) - 1)]
+        got = {**probe.feeds, **_run(self._session(exposed), probe)}
+        return [check_node(node, got) for node in nodes]
+
+    def distances_to(self, path: Path) -> list[Distance]:
+        """Step 5: loads the original by the frontends and runs the same probes."""
+        from slc.compiler import frontends
+
+        with tempfile.TemporaryDirectory(prefix="slc-verify-") as workdir:
+            source = frontends.load(path, workdir=Path(workdir))
+            with sessions.written_session(source.graph) as session:
+                return self._distances("original", session)
+
+    def _distances(self, against: str, session: Any) -> list[Distance]:
+        distances = []
+        for probe, ours in zip(self._probes, self._outputs, strict=True):
+            other = _run(session, probe)
+            distances += [
+                _distance(against, name, probe.name, ours[name], other[name])
+                for name in ours
+                if name in other and ours[name].shape == other[name].shape and ours[name].size
+            ]
+        return distances
+
+
+def _run(session: Any, probe: Probe) -> sessions.Outputs:
+    names = {value.name for value in session.get_inputs()}
+    missing, foreign = sorted(names - set(probe.feeds)), sorted(set(probe.feeds) - names)
+    overridable = {value.name for value in session.get_overridable_initializers()}
+    if missing or set(foreign) - overridable:
+        raise ArtifactError(
+            f"The graph takes the inputs {sorted(names)} and was given {sorted(probe.feeds)}; "
+            "give exactly those."
+        )
+    try:
+        return sessions.run(session, probe.feeds)
+    except Exception as error:  # onnxruntime's own classes derive from Exception directly
+        raise ArtifactError(
+            f"onnxruntime can't run the graph on {probe.name}: {error}; "
+            "give inputs of your own if the model wants other ones."
+        ) from error
+
+
+def _distance(against: str, name: str, probe: str, ours: Any, other: Any) -> Distance:
+    a, b = ours.astype(np.float64).reshape(-1), other.astype(np.float64).reshape(-1)
+    error = sessions.difference(a, b)
+    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+    cosine = float(a @ b) / norms if norms > 0 else 1.0 if not error.any() else 0.0
+    return Distance(against, name, probe, float(error.max()), float(error.mean()), cosine)
+
+
+def _read_genai(folder: Path) -> dict[str, Any] | None:
+    path = folder / "genai_config.json"
+    if not path.is_file():
+        return None
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path} can't be read ({error}); export the model again.") from error
+    return config
+
+
+def _greedy_steps(genai_config: Mapping[str, Any]) -> int:
+    """As many as the context leaves beside the prompt, at most GREEDY_STEPS."""
+    context: int = genai_config["model"].get("context_length", 1 << 30)
+    return max(1, min(GREEDY_STEPS, context - 16))
