@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slc.compiler.errors import ModelError
-from slc.compiler.frontends import decoder, encoder, huggingface, onnx_file
+from slc.compiler.frontends import decoder, encoder, huggingface, onnx_file, structured
 from slc.compiler.frontends.assemble import assemble
 from slc.compiler.frontends.source import Source
+from slc.compiler.frontends.torch_module import load_torch
 from slc.compiler.frontends.weights import files_sha256, weight_array
 
 if TYPE_CHECKING:
     from slc.targets import Target
 
-__all__ = ["Source", "load", "weight_array"]
+__all__ = ["Source", "load", "load_torch", "weight_array"]
 
 Progress = Callable[[int, int, str], None]
 
@@ -51,6 +52,8 @@ def load(
             f"{str(path)!r} is a file, and slc takes an .onnx file or a folder (Hugging Face "
             f"model, ONNX model, .slr checkpoint): {_file_advice(path)}"
         )
+    if (path / "slr.json").is_file():
+        return structured.read(path, workdir, target)
     if (path / "config.json").is_file() and not (path / "model.onnx").is_file():
         return _load_huggingface(path, workdir, target, report)
     if (path / "model.onnx").is_file():
@@ -68,6 +71,7 @@ def _load_huggingface(
     is_decoder = huggingface.is_decoder(config)
     if is_decoder:
         decoder.check_target(target)
+        decoder.check_config(config, folder)
     report(0, 3, "checking weights")
     parameters = huggingface.check_weights(folder)
     assets = huggingface.assets(folder)
@@ -118,7 +122,7 @@ def _load_onnx(
         workdir,
         genai_config=genai_config,
         assets=assets,
-        hf_folder=folder if "tokenizer.json" in assets else None,
+        hf_folder=structured.tokenizer_folder(assets),
         source_sha256=files_sha256([*files, *assets.values()]),
     )
     report(2, 2, "loaded")

@@ -42,6 +42,22 @@ def check_target(target: Target | None) -> None:
         )
 
 
+def check_config(config: dict[str, Any], folder: Path) -> None:
+    """Refuses what the builder takes and onnxruntime's attention then can't run.
+
+    Raises:
+      ModelError: the heads' size is no multiple of 8, which GroupQueryAttention wants.
+    """
+    heads = config.get("num_attention_heads") or 1
+    head_dim = config.get("head_dim") or config.get("hidden_size", 0) // heads
+    if head_dim % 8:
+        raise ModelError(
+            f"{str(folder)!r} has attention heads of size {head_dim}, and onnxruntime's "
+            "GroupQueryAttention takes multiples of 8: choose another model, or give slc an "
+            "ONNX file that does without it"
+        )
+
+
 def build(folder: Path, workdir: Path) -> ir.Model:
     """Builds the fp32 CPU graph of a decoder's folder, with its genai_config, in `workdir`.
 

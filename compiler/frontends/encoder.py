@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
+import onnx_ir.passes.common as common_passes
 
 from slc.compiler.errors import ModelError
 from slc.compiler.frontends import huggingface, onnx_file
@@ -40,7 +41,7 @@ def export(folder: Path, workdir: Path) -> ir.Model:
         model, names = _load(folder)
         inputs, dynamic = _example_inputs(model, names)
         wrapped, outputs = _wrap(model, inputs)
-        return export_module(
+        graph = export_module(
             wrapped,
             (),
             inputs,
@@ -50,6 +51,25 @@ def export(folder: Path, workdir: Path) -> ir.Model:
             output_names=outputs,
             label=f"the model in {str(folder)!r}",
         )
+    _check_dynamic(graph, dynamic, folder)
+    return graph
+
+
+def _check_dynamic(graph: ir.Model, dynamic: dict[str, Any], folder: Path) -> None:
+    """Refuses a graph in which the exporter fixed an axis that was to stay open.
+
+    Raises:
+      ModelError: names the input and the axis.
+    """
+    for value in graph.graph.inputs:
+        for axis, dim in dynamic[value.name or ""].items():
+            fixed = value.shape[axis] if value.shape is not None else None
+            if isinstance(fixed, int):
+                raise ModelError(
+                    f"torch can't export the model in {str(folder)!r} with a free "
+                    f"{dim.__name__} (it fixed axis {axis} of {value.name!r} at {fixed}): "
+                    "export it to ONNX yourself and give slc that file"
+                )
 
 
 def export_module(
@@ -85,6 +105,8 @@ def export_module(
             verbose=False,
         )
         assert program is not None
+        # Layers that share a weight (ALBERT) each got a transposed copy of it.
+        common_passes.DeduplicateHashedInitializersPass(size_limit=1 << 62)(program.model)
         ir.save(program.model, path, external_data="model.onnx.data")
     except Exception as error:
         raise ModelError(
@@ -207,7 +229,7 @@ def _wrap(model: Any, inputs: dict[str, Any]) -> tuple[torch.nn.Module, list[str
 
     body = getattr(model, model.base_model_prefix, model) if model.base_model_prefix else model
 
-    class Plain(torch.nn.Module):
+    class Plain(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
         def __init__(self) -> None:
             super().__init__()
             self.model = model
@@ -227,7 +249,9 @@ def _wrap(model: Any, inputs: dict[str, Any]) -> tuple[torch.nn.Module, list[str
     # The exporter asks forward() for its argument names, and loses track of plain **inputs.
     parameters = [inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD) for n in inputs]
     bound = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-    Plain.forward.__signature__ = inspect.Signature([bound, *parameters])
+    Plain.forward.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [bound, *parameters]
+    )
     wrapped = Plain().eval()
     with torch.no_grad():
         names = list(wrapped(**inputs))

@@ -52,12 +52,13 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{str(folder / 'config.json')!r} names neither a model_type nor architectures: "
             "give a folder saved by save_pretrained"
         )
-    return config
+    return dict(config)
 
 
 def is_decoder(config: dict[str, Any]) -> bool:
     """Says whether the model generates text token by token (a decoder-only language model)."""
-    return any(str(a).endswith("ForCausalLM") for a in config.get("architectures") or ())
+    architectures = config.get("architectures") or ()
+    return any(str(a).endswith(("ForCausalLM", "LMHeadModel")) for a in architectures)
 
 
 def safetensors_files(folder: Path) -> list[Path]:

@@ -1,7 +1,7 @@
 """Analysis: which constants of a graph are Linears, and why the others are not.
 
-A constant 2-D weight (an initializer: frontends lift Constant nodes first) counts for every MatMul and Gemm that multiplies by it from the right and
-for every Gather that looks rows up in it:
+A constant 2-D weight (an initializer: frontends lift Constant nodes first) counts for every MatMul
+and Gemm that multiplies by it from the right and for every Gather that looks rows up in it:
 
 1. `MatMul(x, C)`: C holds Wᵀ. `Gemm(x, C, b?)`: C holds W with transB=1, Wᵀ without; alpha is
    kept in the Linear, beta and b are the lowering's business. `Gather(C, i, axis=0)` with at least
@@ -15,6 +15,7 @@ for every Gather that looks rows up in it:
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import re
 
@@ -65,10 +66,11 @@ def find_linears(
             key = (use.constant.name or "", use.transposed, use.alpha, use.kind)
             groups.setdefault(key, []).append(use)
     head = _lm_head(model.graph, groups, vocab_size)
+    readings = collections.Counter(key[0] for key in groups)
     names: set[str] = set()
     linears = []
     for key, uses in groups.items():
-        name = _unique(_clean_name(uses[0]), names)
+        name = _unique(_clean_name(uses[0], by_node=readings[key[0]] > 1), names)
         linears.append(_linear(name, uses, "lm_head" if key == head else uses[0].kind))
     return linears, list(refusals.values())
 
@@ -108,7 +110,7 @@ def _use(node: ir.Node, graph: ir.Graph) -> _Use | Refusal | None:
         transposed, alpha = flipped, 1.0
     else:
         kind, alpha = "linear", float(node.attributes.get_float("alpha", 1.0))
-        stored_as_w = node.op_type == "Gemm" and bool(node.attributes.get_int("transB", 0))
+        stored_as_w = node.op_type == "Gemm" and bool(node.attributes.get_int("transB", 0) or 0)
         transposed = stored_as_w == flipped
     reason = _reason_against(node, graph, tensor, dtype)
     if reason is not None:
@@ -217,14 +219,11 @@ def _label(value: ir.Value | None) -> str:
     return (value.name if value is not None else None) or "unnamed"
 
 
-def _clean_name(use: _Use) -> str:
+def _clean_name(use: _Use, by_node: bool) -> str:
     """Makes a module-like name: the constant's where it says something, else the node's."""
     weight = use.constant.name or ""
     anonymous = re.fullmatch(r"(val|const|constant|onnx::\w+|_?v?)_?\d*", weight, re.IGNORECASE)
-    shared_with_table = use.kind == "linear" and any(
-        reader.op_type == "Gather" for reader, _ in use.constant.uses()
-    )
-    name = (use.node.name or weight) if anonymous or shared_with_table else weight
+    name = (use.node.name or weight) if anonymous or by_node else weight
     name = name.strip("/").replace("/", ".")
     for suffix in (".weight", ".MatMul", ".Gemm", ".Gather"):
         name = name.removesuffix(suffix)

@@ -1,9 +1,9 @@
 """Which rows of a Linear came from which parameter of the source model, found by content.
 
-Exporters rename, fuse and transpose weights, but keep their values. So the first eight elements of
-a parameter's first row are looked up among the Linear's rows, its last and a middle row are compared
-the same way, and then a few full rows. A fused QKV projection gives three ranges; names only break
-ties. What matches nothing (a folded or changed weight) is left without sources.
+Exporters rename, fuse and transpose weights, but keep their values. So the first eight elements
+of a parameter's first row are looked up among the Linear's rows, its last and a middle row are
+compared the same way, and then these three in full. A fused QKV projection gives three ranges;
+names only break ties. What matches nothing (a changed weight) is left without sources.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def _same(
 def _row(tensor: ir.TensorProtocol, linear: Linear, row: int) -> np.ndarray:
     """Reads one full row of W as float32 [K]."""
     if not linear.transposed:
-        return read_rows(tensor, row, row + 1)[0].astype(np.float32)
+        return np.asarray(read_rows(tensor, row, row + 1)[0], np.float32)
     if not isinstance(tensor, ir.ExternalTensor):
         return np.asarray(tensor.numpy()[:, row], np.float32)
     shape = tuple(int(d) for d in tensor.shape.numpy())

@@ -8,7 +8,6 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
-from google.protobuf.message import DecodeError
 
 from slc.compiler.errors import ModelError
 from slc.compiler.frontends import onnx_proto
@@ -25,7 +24,7 @@ def read(path: Path) -> ir.Model:
     """
     try:
         proto = onnx_proto.load(path)
-    except (ValueError, DecodeError) as error:
+    except Exception as error:  # protobuf's own errors have no public common base
         raise ModelError(
             f"{str(path)!r} can't be read as an ONNX model ({_one_line(error)}): "
             "give a file saved by onnx.save or an exporter"
@@ -33,7 +32,7 @@ def read(path: Path) -> ir.Model:
     if not proto.HasField("graph") or not proto.graph.node:
         raise ModelError(f"{str(path)!r} holds no graph: give a file saved by an ONNX exporter")
     _check(proto, path)
-    model = ir.from_proto(proto)
+    model: ir.Model = ir.from_proto(proto)
     pin_external(model, path.parent)
     if model.ir_version < 4:
         common_passes.RemoveInitializersFromInputsPass()(model)

@@ -44,7 +44,9 @@ def load(path: Path) -> onnx.ModelProto:
                 pieces.append(_tagged(number, body))
             else:
                 pieces.append(data[begin:stop])
-    return onnx.ModelProto.FromString(b"".join(pieces))
+    model = onnx.ModelProto()
+    model.ParseFromString(b"".join(pieces))
+    return model
 
 
 def _graph(data: mmap.mmap, start: int, stop: int, location: str) -> bytes:
@@ -59,7 +61,7 @@ def _graph(data: mmap.mmap, start: int, stop: int, location: str) -> bytes:
 
 def _tensor(data: mmap.mmap, start: int, stop: int, location: str) -> bytes:
     """Serialises a TensorProto again with a reference in the place of its raw data."""
-    pieces = []
+    pieces: list[bytes] = []
     reference = onnx.TensorProto()
     for number, begin, inner, end in _fields(data, start, stop):
         if number == _TENSOR_RAW_DATA:
@@ -69,7 +71,8 @@ def _tensor(data: mmap.mmap, start: int, stop: int, location: str) -> bytes:
             reference.data_location = onnx.TensorProto.EXTERNAL
         else:
             pieces.append(data[begin:end])
-    return b"".join(pieces) + reference.SerializeToString()
+    pieces.append(reference.SerializeToString())
+    return b"".join(pieces)
 
 
 def _fields(data: mmap.mmap, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:

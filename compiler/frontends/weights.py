@@ -118,7 +118,7 @@ def first_non_finite(values: np.ndarray) -> int | None:
     return int(np.argmax(bits == mask))
 
 
-_EXPONENT = {
+_EXPONENT: dict[str, np.uint16 | np.uint32 | np.uint64] = {
     "float16": np.uint16(0x7C00),
     "bfloat16": np.uint16(0x7F80),
     "float32": np.uint32(0x7F800000),
