@@ -13,10 +13,10 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m examples.llm_generate
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not large and not ort_matrix" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not large" $(PYTEST_ARGS)
 
 test-ort-matrix: $(VENV)/.installed
-	$(BIN)/python -m pytest -m ort_matrix $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/test_ort_matrix.py $(PYTEST_ARGS)
 
 test-large: $(VENV)/.installed
 	$(BIN)/python -m pytest -m large $(PYTEST_ARGS)

@@ -27,4 +27,5 @@ class Choice:
     group: int = 0
     accuracy_level: int = 1  # as in MatMulNBits: 1 = fp32 activations, 4 = int8
     weight_bytes: int = 0  # exact bytes in the artifact's data file, adapter and scales included
+    shared_with: str | None = None  # the Linear whose int8 table this one reads
     reason: str | None = None

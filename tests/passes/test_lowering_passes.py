@@ -1,0 +1,197 @@
+"""Golden tests of the passes: Input and Expected as text, then numerics by the reference evaluator."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+from slc.compiler.budget.choice import Choice
+from slc.compiler.frontends.linears import find_linears
+from slc.compiler.passes.lowering import Lowering
+from slc.compiler.passes.quantize_rows import quantize_rows
+from slc.compiler.pipeline import lower
+from slc.ops import bitmap
+from slc.ops.reference import reference_ops
+
+RNG = np.random.default_rng(7)
+
+
+def graph(text: str, **initializers: np.ndarray) -> ir.Model:
+    """Parses ONNX text and adds initializers."""
+    proto = onnx.parser.parse_model(
+        f'<ir_version: 9, opset_import: ["" : 18]>\n{text}'
+    )
+    for name, array in initializers.items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    return ir.from_proto(proto)
+
+
+def nodes(model: ir.Model) -> list[str]:
+    """One line per node that matters: outputs = op(inputs)."""
+    return [
+        f"{', '.join(str(o.name) for o in node.outputs)} = {node.op_type}"
+        f"({', '.join(str(i.name) if i is not None else '' for i in node.inputs)})"
+        for node in model.graph
+        if node.op_type != "Constant"
+    ]
+
+
+def lowered(
+    model: ir.Model, encoding: str = "bitmap", *, slots: int = 0, adapters: bool = False
+) -> tuple[ir.Model, dict[str, np.ndarray]]:
+    """The model after all passes, every Linear in one encoding at density 1; and the weights."""
+    linears, _ = find_linears(model)
+    weights = {}
+    for linear in linears:
+        value = next(v for v in model.graph.initializers.values() if v.name == linear.weight)
+        array = value.const_value.numpy()
+        weights[linear.name] = array.T if linear.transposed else array
+    choices = {
+        linear.name: Choice(
+            linear.name, encoding, "f16", 1.0, linear.numel, 0,
+            linear.K if encoding == "int8" else 0,
+        )
+        for linear in linears
+    }  # fmt: skip
+    pair = {
+        linear.name: [(np.ones((2, linear.K), np.float32), np.ones((linear.N, 2), np.float32))]
+        for linear in linears
+    }
+    lowering = Lowering(
+        linears, choices, None, lambda linear: np.ascontiguousarray(weights[linear.name]),
+        adapters=pair if adapters else {}, adapter_slots=slots,
+    )  # fmt: skip
+    return lower(model, lowering, (1, 17)), weights
+
+
+def run(model: ir.Model, **feeds: np.ndarray) -> np.ndarray:
+    evaluator = ReferenceEvaluator(ir.to_proto(model), new_ops=reference_ops())
+    return evaluator.run(None, feeds)[0]
+
+
+def rounded(weight: np.ndarray) -> np.ndarray:
+    """What density 1 in f16 keeps of W."""
+    return bitmap.decode(bitmap.encode(np.ascontiguousarray(weight), "f16"))
+
+
+W = RNG.standard_normal((24, 32)).astype(np.float32)  # [N, K]
+B = RNG.standard_normal(24).astype(np.float32)
+X = RNG.standard_normal((3, 32)).astype(np.float32)
+
+
+def test_matmul_and_bias_become_one_node() -> None:
+    model = graph(
+        "m (float[b, 32] x) => (float[b, 24] y) { h = MatMul(x, w)\n y = Add(h, b) }", w=W.T.copy(), b=B
+    )
+    expected = X @ rounded(W).T + B
+    result, _ = lowered(model)
+    (name,) = [v for v in result.graph.initializers if v.endswith(".packed")]
+    assert nodes(result) == [f"y = BitmapSparseGemm(x, {name}, b)"]
+    np.testing.assert_allclose(run(result, x=X), expected, rtol=0, atol=bound())
+
+
+def bound() -> float:
+    """γ_(K+2)·max(|X|·|W|ᵀ + |b|): Higham's bound of a dot product in f32, both sides of it."""
+    gamma = 2 * 34 * 2.0**-24
+    return float(gamma * (np.abs(X) @ np.abs(W).T + np.abs(B)).max())
+
+
+@pytest.mark.parametrize("trans_b", [0, 1])
+@pytest.mark.parametrize(("alpha", "beta"), [(1.0, 1.0), (0.5, 2.0)])
+def test_gemm_folds_alpha_and_beta(trans_b: int, alpha: float, beta: float) -> None:
+    model = graph(
+        "m (float[b, 32] x) => (float[b, 24] y) "
+        f"{{ y = Gemm <transB: int = {trans_b}, alpha: float = {alpha}, beta: float = {beta}>"
+        "(x, w, b) }",
+        w=W.copy() if trans_b else W.T.copy(),
+        b=B,
+    )
+    result, _ = lowered(model)
+    assert [line.split(" = ")[1].split("(")[0] for line in nodes(result)] == ["BitmapSparseGemm"]
+    expected = X @ rounded(np.float32(alpha) * W).T + np.float32(beta) * B
+    np.testing.assert_allclose(run(result, x=X), expected, rtol=0, atol=2 * bound())
+
+
+def test_a_bias_that_is_not_one_row_stays_outside() -> None:
+    model = graph(
+        "m (float[3, 32] x) => (float[3, 24] y) { y = Gemm <beta: float = 2.0> (x, w, b) }",
+        w=W.T.copy(),
+        b=RNG.standard_normal((3, 1)).astype(np.float32),
+    )
+    expected = run(model, x=X) + X @ (rounded(W) - W).T
+    result, _ = lowered(model)
+    assert {line.split(" = ")[1].split("(")[0] for line in nodes(result)} == {
+        "BitmapSparseGemm", "Mul", "Add",
+    }  # fmt: skip
+    np.testing.assert_allclose(run(result, x=X), expected, rtol=0, atol=4 * bound())
+
+
+def test_a_shared_weight_is_packed_once() -> None:
+    model = graph(
+        "m (float[b, 32] x) => (float[b, 24] y) { h = MatMul(x, w)\n g = MatMul(x, w)\n y = Sub(h, g) }",
+        w=W.T.copy(),
+    )
+    result, _ = lowered(model)
+    assert len([v for v in result.graph.initializers if v.endswith(".packed")]) == 1
+    assert not run(result, x=X).any()
+
+
+def test_adapters_keep_the_output_name_and_add_their_product() -> None:
+    model = graph("m (float[b, 32] x) => (float[b, 24] y) { y = MatMul(x, w) }", w=W.T.copy())
+    expected = X @ (rounded(W) + 2).T  # B·A of ones at rank 2 adds 2 everywhere
+    result, _ = lowered(model, adapters=True)
+    assert [line.split(" = ")[1].split("(")[0] for line in nodes(result)] == [
+        "BitmapSparseGemm", "ConcatAdapterDown", "ConcatAdapterUp",
+    ]  # fmt: skip
+    assert result.graph.outputs[0].name == "y"
+    tolerance = bound() + float(2 * 34 * 2.0**-24 * np.abs(X).sum(axis=1).max() * 2)
+    np.testing.assert_allclose(run(result, x=X), expected, rtol=0, atol=tolerance)
+
+
+def test_empty_slots_change_nothing_and_filled_ones_add() -> None:
+    model = graph("m (float[b, 32] x) => (float[b, 24] y) { y = MatMul(x, w) }", w=W.T.copy())
+    result, _ = lowered(model, slots=2)
+    overridable = [v.name for v in result.graph.inputs if v.is_initializer()]
+    assert [name.rsplit(".", 2)[1:] for name in overridable] == [
+        ["slot0", "lora_A"], ["slot0", "lora_B"], ["slot1", "lora_A"], ["slot1", "lora_B"],
+    ]  # fmt: skip
+    base = run(result, x=X)
+    np.testing.assert_allclose(base, X @ rounded(W).T, rtol=0, atol=bound())
+    a = RNG.standard_normal((5, 32)).astype(np.float32)
+    b = RNG.standard_normal((24, 5)).astype(np.float32)
+    filled = run(result, x=X, **{overridable[2]: a, overridable[3]: b})
+    tolerance = bound() + float(
+        2 * 39 * 2.0**-24 * (np.abs(X) @ np.abs(a).T @ np.abs(b).T).max()
+    )
+    np.testing.assert_allclose(filled - base, X @ a.T @ b.T, rtol=0, atol=tolerance)
+
+
+def test_embedding_in_8_bits_is_within_half_a_step() -> None:
+    table = RNG.standard_normal((300, 32)).astype(np.float32)
+    model = graph(
+        "m (int64[b, s] ids) => (float[b, s, 32] y) { y = Gather <axis: int = 0> (e, ids) }", e=table
+    )
+    result, _ = lowered(model, "int8")
+    ids = RNG.integers(0, 300, (2, 5))
+    step = np.abs(table).max(axis=1, keepdims=True) / 127
+    got = run(result, ids=ids)
+    assert got.shape == (2, 5, 32)
+    assert (np.abs(got - table[ids]) <= step[ids] * 0.5001).all()
+
+
+def test_quantize_rows_of_zeros() -> None:
+    quantized, scales = quantize_rows(np.zeros((2, 64), np.float32), 32)
+    assert (quantized == 128).all()
+    assert not scales.any()
+
+
+def test_no_metadata_and_an_ir_version_for_the_target() -> None:
+    model = graph("m (float[b, 32] x) => (float[b, 24] y) { y = MatMul(x, w) }", w=W.T.copy())
+    model.ir_version = 10
+    model.graph[0].metadata_props["stack_trace"] = "/home/somebody/model.py"
+    result, _ = lowered(model)
+    assert result.ir_version == 9
+    assert "somebody" not in str(ir.to_proto(result))

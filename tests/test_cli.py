@@ -1,0 +1,239 @@
+"""The command as a user meets it: exit codes, one sentence per mistake, JSON, --force, kill -9."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+
+def slc(*arguments: object, **kwargs: object) -> subprocess.CompletedProcess[str]:
+    """Runs `slc ARGUMENTS` in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "slc.compiler.cli", *map(str, arguments)],
+        capture_output=True, text=True, check=False, **kwargs,
+    )  # fmt: skip
+
+
+def mlp(path: Path, *, nan: bool = False, seed: int = 0) -> Path:
+    """An ONNX file: x[b, 96] → Gemm 80 → Relu → MatMul 70."""
+    rng = np.random.default_rng(seed)
+    w1 = rng.standard_normal((80, 96)).astype(np.float32)
+    w2 = rng.standard_normal((80, 70)).astype(np.float32)
+    if nan:
+        w2[3, 4] = np.nan
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gemm", ["x", "w1", "b1"], ["h"], name="first", transB=1),
+            helper.make_node("Relu", ["h"], ["r"], name="relu"),
+            helper.make_node("MatMul", ["r", "w2"], ["y"], name="second"),
+        ],
+        "mlp",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["b", 96])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["b", 70])],
+        [
+            numpy_helper.from_array(w1, "w1"),
+            numpy_helper.from_array(w2, "w2"),
+            numpy_helper.from_array(rng.standard_normal(80).astype(np.float32), "b1"),
+        ],
+    )
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9
+    )
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return mlp(tmp_path_factory.mktemp("mlp") / "mlp.onnx")
+
+
+@pytest.fixture(scope="module")
+def artifact(model: Path) -> Path:
+    out = model.parent / "out"
+    done = slc("export", model, "-o", out, "--density", 0.5, "--rank", 4)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_export_then_verify(artifact: Path) -> None:
+    done = slc("verify", artifact, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["passed"] is True
+
+
+def test_help_names_every_command() -> None:
+    text = slc("--help").stdout
+    for command in ("export", "plan", "structure", "verify", "inspect", "devices", "doctor"):
+        assert command in text
+        assert slc(command, "--help").returncode == 0
+
+
+def test_help_does_not_import_torch() -> None:
+    script = (
+        "import sys\nfrom slc.compiler.cli import app\nfrom typer.testing import CliRunner\n"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
+        "print(sorted({'torch', 'transformers', 'scipy', 'onnxruntime'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+BAD_EXPORTS = {
+    "no such folder": (["nowhere"], "nowhere"),
+    "unknown device": (["MODEL", "--device", "jetsen"], "jetson"),
+    "bad size": (["MODEL", "--mem", "4XB"], "4XB"),
+    "budget too small": (["MODEL", "--mem", "10kB"], "smallest"),
+    "bad density": (["MODEL", "--density", "1.5"], "density"),
+    "bad rank": (["MODEL", "--rank", "-1"], "rank"),
+    "bad values": (["MODEL", "--values", "f17"], "f17"),
+    "bad method": (["MODEL", "--method", "magic"], "magic"),
+    "oats without text": (["MODEL", "--method", "oats"], "--calibrate"),
+    "no cuda yet": (["MODEL", "--provider", "cuda"], "cuda"),
+    "no such adapter": (["MODEL", "--adapter", "lora"], "lora"),
+    "bad slots": (["MODEL", "--adapter-slots", "-1"], "adapter-slots"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_EXPORTS)
+def test_bad_request_is_one_sentence(case: str, model: Path, tmp_path: Path) -> None:
+    arguments, wanted = BAD_EXPORTS[case]
+    out = tmp_path / "out"
+    done = slc("export", *[model if a == "MODEL" else a for a in arguments], "-o", out, cwd=tmp_path)
+    check_refused(done, wanted)
+    assert list(tmp_path.iterdir()) == []
+
+
+def check_refused(done: subprocess.CompletedProcess[str], wanted: str) -> None:
+    """Exit 2, one line on stderr that holds `wanted`, no traceback."""
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert wanted in done.stderr, done.stderr
+
+
+def test_bad_models(model: Path, tmp_path: Path) -> None:
+    text = tmp_path / "notes.onnx"
+    text.write_text("this is no model")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for path in (text, empty, mlp(tmp_path / "nan.onnx", nan=True)):
+        done = slc("export", path, "-o", tmp_path / "out", "--density", 0.5, "--rank", 2)
+        check_refused(done, path.name)
+        assert not (tmp_path / "out").exists()
+
+
+def test_nan_names_the_weight(tmp_path: Path) -> None:
+    path = mlp(tmp_path / "nan.onnx", nan=True)
+    done = slc("export", path, "-o", tmp_path / "out", "--density", 0.5, "--rank", 2)
+    check_refused(done, "second")
+
+
+def test_truncated_safetensors(tiny_llama: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "llama"
+    shutil.copytree(tiny_llama, folder)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    check_refused(slc("export", folder, "-o", tmp_path / "out"), "model.safetensors")
+
+
+def test_checkpoint_with_a_missing_tensor(model: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "mlp.slr"
+    done = slc("structure", model, "-o", checkpoint, "--density", 0.5, "--rank", 4)
+    assert done.returncode == 0, done.stderr
+    first = sorted((checkpoint / "linears").iterdir())[0]
+    first.unlink()
+    check_refused(slc("export", checkpoint, "-o", tmp_path / "out"), first.name)
+
+
+def test_existing_out_is_untouched_without_force(model: Path, artifact: Path) -> None:
+    before = {p.name: p.read_bytes() for p in artifact.iterdir()}
+    check_refused(slc("export", model, "-o", artifact), "--force")
+    assert {p.name: p.read_bytes() for p in artifact.iterdir()} == before
+
+
+def test_twice_the_same_bytes(model: Path, artifact: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    done = slc("export", model, "-o", again, "--density", 0.5, "--rank", 4, "--jobs", 1)
+    assert done.returncode == 0, done.stderr
+    names = {p.name for p in artifact.iterdir()} - {"measured.json"}
+    assert names == {p.name for p in again.iterdir()}
+    for name in names:
+        assert (again / name).read_bytes() == (artifact / name).read_bytes(), name
+
+
+def test_kill_leaves_no_out_and_the_next_run_clears(minilm: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "slc.compiler.cli", "export", str(minilm), "-o", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1.0)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not out.exists()
+    assert list(tmp_path.iterdir()), "the killed export had begun to write"
+    done = slc("export", mlp(tmp_path / "mlp.onnx"), "-o", out)
+    assert done.returncode == 0, done.stderr
+    assert {p.name for p in tmp_path.iterdir()} == {"mlp.onnx", "out"}
+
+
+def test_plan_prints_json_on_stdout_only(model: Path) -> None:
+    done = slc("plan", model, "--density", 0.5, "--rank", 4, "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert {choice["linear"] for choice in document["choices"]} == {"first", "second"}
+    assert done.stderr.strip()
+
+
+def test_a_size_error_in_json_carries_the_smallest(model: Path) -> None:
+    done = slc("plan", model, "--mem", "10kB", "--json")
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["smallest_bytes"] > 10_000
+
+
+def test_devices(tmp_path: Path) -> None:
+    names = {d["name"] for d in json.loads(slc("devices", "--json").stdout)["devices"]}
+    assert {"host", "x86-64-avx2", "raspberry-pi-5", "jetson-orin-nano-8gb"} <= names
+    assert json.loads(slc("devices", "jetson", "--json").stdout)["name"] == "jetson-orin-nano-8gb"
+    check_refused(slc("devices", "rasberry-pi-5"), "raspberry-pi-5")
+
+
+def test_other_platform_says_what_is_missing(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = slc("export", model, "--device", "raspberry-pi-5", "-o", out, "--density", 0.5)
+    assert done.returncode == 0, done.stderr
+    assert "linux-aarch64" in done.stderr
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["op_library"]["file"] is None
+    assert "linux-aarch64" in manifest["op_library"]["note"]
+    assert slc("verify", out).returncode == 0  # by the library that is installed here
+
+
+def test_verify_names_a_tampered_file(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert slc("export", model, "-o", out, "--density", 0.5).returncode == 0
+    data = bytearray((out / "model.onnx.data").read_bytes())
+    data[len(data) // 2] ^= 1
+    (out / "model.onnx.data").write_bytes(data)
+    done = slc("verify", out, "--checksums")
+    assert done.returncode == 1
+    assert "model.onnx.data" in done.stderr
+
+
+def test_inspect_artifact_and_doctor(artifact: Path) -> None:
+    document = json.loads(slc("inspect", artifact, "--json").stdout)
+    assert document["ops"]["BitmapSparseGemm"] == 2
+    done = slc("doctor", artifact)
+    assert done.returncode == 0, done.stderr
