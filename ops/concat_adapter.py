@@ -2,33 +2,34 @@
 
 Several adapters (A_i: [r_i, K], B_i: [N, r_i]) of one Linear, or of several that read the same X,
 run as one down-projection and one up-projection each. Domain ``ai.slc``, version 1, accumulated in
-float32. The matrices come last because ONNX wants a variadic input there. ``scale`` and ``gate``
-are always given, empty when there is nothing to say: onnxruntime before 1.32 crashes on a node that
-leaves out an input in the middle.
+float32. The matrices come last because ONNX wants a variadic input there; an optional input that is
+left out is named "" in the node, and may as well be a tensor of shape [0].
 
-``ConcatAdapterDown(X, scale, gate, A_0, A_1, ...) -> H``: H = gate * (scale * (X · Aᵀ)), A the rows
+``ConcatAdapterDown(X, scale?, gate?, A_0, A_1, ...) -> H``: H = gate * (scale * (X · Aᵀ)), A the rows
 of all A_i one below the other, R = sum of r_i.
 
     X: float32 or float16 [..., K].
-    scale: float32 [sum of r_i over the int8 A_i], one for each of their rows, in order.
-    gate: float32 [R], the strength of each rank, to mix or switch adapters; or [0]: all 1.
+    scale: float32 [sum of r_i over the int8 A_i], one for each of their rows, in order; needed only
+        where there are such rows.
+    gate: float32 [R], optional: the strength of each rank, to mix or switch adapters.
     A_i: float32, float16 or int8 [r_i, K], each of its own type. r_i may be 0 (an empty slot).
         May be known at run time only, so that a LoRA adapter can be loaded into a live session.
     H: [..., R], the type of X.
 
-``ConcatAdapterUp(Y0, H, scale, B_0, B_1, ...) -> Y``:
+``ConcatAdapterUp(Y0, H, scale?, B_0, B_1, ...) -> Y``:
 Y = Y0 + sum over i of scale_i * (H[..., offset + o_i : offset + o_i + r_i] · B_iᵀ), o_i the sum of
 the ranks before i.
 
     Y0: float32 or float16 [..., N].
     H: [..., R], type and leading dimensions of Y0, R >= offset + sum of r_i.
-    scale: float32 [N * number of int8 B_i], one for each of their rows, in order.
+    scale: float32 [N * number of int8 B_i], one for each of their rows, in order; as above.
     B_i: float32, float16 or int8 [N, r_i].
     offset: attribute, int, default 0: where this Linear's adapters begin in a shared H.
     Y: shape and type of Y0.
 
-A graph should give the element type of H and Y (as value_info, or as graph outputs): onnxruntime
-1.17 cannot infer it when there is more than one adapter.
+A graph gives the type and shape of H and Y as value_info (or as graph outputs): the native operators
+infer no shapes, and onnxruntime 1.17 cannot infer the type when an optional input is left out or there
+is more than one adapter.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
 
 
-def concat_adapter_down(X: Array, scale: Floats, gate: Floats,
+def concat_adapter_down(X: Array, scale: Floats | None, gate: Floats | None,
                         *adapters: Array) -> Array:
     """H of the contract above.
 
@@ -59,13 +60,13 @@ def concat_adapter_down(X: Array, scale: Floats, gate: Floats,
     _check_adapters(adapters, rank_axis=0, fixed=X.shape[-1])
     A = np.concatenate(_dequantized(adapters, scale))
     H: Array = X.astype(np.float32) @ A.T
-    if gate.shape != (0,):
+    if gate is not None and gate.size:
         _check_floats("gate", gate, A.shape[0])
         H = H * gate
     return H.astype(X.dtype)
 
 
-def concat_adapter_up(Y0: Array, H: Array, scale: Floats, *adapters: Array,
+def concat_adapter_up(Y0: Array, H: Array, scale: Floats | None, *adapters: Array,
                       offset: int = 0) -> Array:
     """Y of the contract above.
 
@@ -107,14 +108,17 @@ def _check_adapters(adapters: Sequence[Array], rank_axis: int, fixed: int) -> No
                              f"float32, float16 or int8 {wanted}")
 
 
-def _dequantized(adapters: Sequence[Array], scale: Floats) -> list[Floats]:
+def _dequantized(adapters: Sequence[Array], scale: Floats | None) -> list[Floats]:
     """Every adapter as float32; the int8 ones take their rows' scales from the front of `scale`."""
     rows = sum(adapter.shape[0] for adapter in adapters if adapter.dtype == np.int8)
-    _check_floats("scale", scale, rows)
+    if scale is None and rows:
+        raise ValueError(f"scale: got nothing, wanted float32 [{rows}]")
+    if scale is not None:
+        _check_floats("scale", scale, rows)
     result, begin = [], 0
     for adapter in adapters:
         floats = adapter.astype(np.float32)
-        if adapter.dtype == np.int8:
+        if adapter.dtype == np.int8 and scale is not None:
             floats *= scale[begin : begin + adapter.shape[0], None]
             begin += adapter.shape[0]
         result.append(floats)
@@ -126,7 +130,7 @@ class ConcatAdapterDown(OpRun):  # type: ignore[misc]  # onnx.reference is untyp
 
     op_domain = DOMAIN
 
-    def _run(self, X: Array, scale: Floats, gate: Floats,
+    def _run(self, X: Array, scale: Floats | None, gate: Floats | None,
              *adapters: Array) -> tuple[Array]:
         return (concat_adapter_down(X, scale, gate, *adapters),)
 
@@ -136,6 +140,6 @@ class ConcatAdapterUp(OpRun):  # type: ignore[misc]  # onnx.reference is untyped
 
     op_domain = DOMAIN
 
-    def _run(self, Y0: Array, H: Array, scale: Floats, *adapters: Array,
+    def _run(self, Y0: Array, H: Array, scale: Floats | None, *adapters: Array,
              offset: int | None = None) -> tuple[Array]:
         return (concat_adapter_up(Y0, H, scale, *adapters, offset=offset or 0),)

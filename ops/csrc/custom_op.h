@@ -3,8 +3,10 @@
 // A kernel class has
 //   Kernel(const OrtApi& api, const OrtKernelInfo* info);
 //   void Compute(OrtKernelContext* context) const;          // many threads at once
-//   static void InferShape(const OrtApi& api, OrtShapeInferContext* context);
 // and may throw from each of them.
+//
+// There is no shape inference: onnxruntime before 1.32 reads a null pointer before it calls ours when
+// a node leaves out an optional input, so graphs carry the types and shapes of our outputs instead.
 #ifndef SLC_CUSTOM_OP_H_
 #define SLC_CUSTOM_OP_H_
 
@@ -24,21 +26,18 @@ struct CustomOp : OrtCustomOp {
   const char* name = nullptr;
   OrtElementType activation = kOrtUndefined;
   std::vector<InputSpec> inputs;
-  const OrtApi* api = nullptr;  // set on registration; shape inference is not given one
 };
 
 // Fills everything that does not depend on the kernel class.
 void FillCommon(CustomOp* op);
 
 template <class Kernel>
-CustomOp MakeCustomOp(const char* name, OrtElementType activation, std::vector<InputSpec> inputs,
-                      const OrtApi* api) {
+CustomOp MakeCustomOp(const char* name, OrtElementType activation, std::vector<InputSpec> inputs) {
   CustomOp op{};
   FillCommon(&op);
   op.name = name;
   op.activation = activation;
   op.inputs = std::move(inputs);
-  op.api = api;
   struct Holder {
     const OrtApi& api;
     Kernel kernel;
@@ -53,16 +52,12 @@ CustomOp MakeCustomOp(const char* name, OrtElementType activation, std::vector<I
     return Guard(held.api, [&] { held.kernel.Compute(context); });
   };
   op.KernelDestroy = [](void* holder) { delete static_cast<Holder*>(holder); };
-  op.InferOutputShapeFn = [](const OrtCustomOp* self, OrtShapeInferContext* context) {
-    const OrtApi& infer_api = *static_cast<const CustomOp*>(self)->api;
-    return Guard(infer_api, [&] { Kernel::InferShape(infer_api, context); });
-  };
   return op;
 }
 
 // The operators, one entry per activation type.
-std::vector<CustomOp> BitmapSparseGemmOps(const OrtApi* api);
-std::vector<CustomOp> ConcatAdapterOps(const OrtApi* api);
+std::vector<CustomOp> BitmapSparseGemmOps();
+std::vector<CustomOp> ConcatAdapterOps();
 
 }  // namespace slc
 

@@ -21,7 +21,6 @@ struct OrtShapeInferContext;
 struct OrtTensorTypeAndShapeInfo;
 struct OrtSessionOptions;
 struct OrtCustomOpDomain;
-struct OrtOpAttr;
 struct OrtCustomOp;
 
 inline constexpr uint32_t kOrtApiVersion = 17;
@@ -44,8 +43,6 @@ enum OrtParameterKind : int { kOrtRequired = 0, kOrtOptional = 1, kOrtVariadic =
 
 enum OrtMemoryType : int { kOrtMemoryDefault = 0 };
 
-enum OrtAttributeType : int { kOrtAttributeInt = 1 };
-
 struct OrtApi {
   OrtStatus* (*CreateStatus)(OrtErrorCode code, const char* message);  // slot 0
   void* unused_1;
@@ -56,16 +53,12 @@ struct OrtApi {
   OrtStatus* (*AddCustomOpDomain)(OrtSessionOptions* options, OrtCustomOpDomain* domain);
   void* unused_29_50[22];
   OrtStatus* (*GetTensorMutableData)(OrtValue* value, void** out);  // slot 51
-  void* unused_52_56[5];
-  OrtStatus* (*CreateTensorTypeAndShapeInfo)(OrtTensorTypeAndShapeInfo** out);  // slot 57
-  OrtStatus* (*SetTensorElementType)(OrtTensorTypeAndShapeInfo* info, OrtElementType type);
-  OrtStatus* (*SetDimensions)(OrtTensorTypeAndShapeInfo* info, const int64_t* dims, size_t count);
-  OrtStatus* (*GetTensorElementType)(const OrtTensorTypeAndShapeInfo* info, OrtElementType* out);
+  void* unused_52_59[8];
+  OrtStatus* (*GetTensorElementType)(const OrtTensorTypeAndShapeInfo* info,
+                                     OrtElementType* out);  // slot 60
   OrtStatus* (*GetDimensionsCount)(const OrtTensorTypeAndShapeInfo* info, size_t* out);
   OrtStatus* (*GetDimensions)(const OrtTensorTypeAndShapeInfo* info, int64_t* dims, size_t count);
-  OrtStatus* (*GetSymbolicDimensions)(const OrtTensorTypeAndShapeInfo* info, const char** names,
-                                      size_t count);
-  void* unused_64;
+  void* unused_63_64[2];
   OrtStatus* (*GetTensorTypeAndShape)(const OrtValue* value,
                                       OrtTensorTypeAndShapeInfo** out);  // slot 65
   void* unused_66_85[20];
@@ -88,21 +81,7 @@ struct OrtApi {
   OrtStatus* (*KernelInfoGetConstantInput_tensor)(const OrtKernelInfo* info, size_t index,
                                                   int* is_constant,
                                                   const OrtValue** out);  // slot 249
-  void* unused_250_266[17];
-  OrtStatus* (*ShapeInferContext_GetInputCount)(const OrtShapeInferContext* context,
-                                                size_t* out);  // slot 267
-  OrtStatus* (*ShapeInferContext_GetInputTypeShape)(const OrtShapeInferContext* context,
-                                                    size_t index, OrtTensorTypeAndShapeInfo** out);
-  OrtStatus* (*ShapeInferContext_GetAttribute)(const OrtShapeInferContext* context,
-                                               const char* name, const OrtOpAttr** out);
-  OrtStatus* (*ShapeInferContext_SetOutputTypeShape)(const OrtShapeInferContext* context,
-                                                     size_t index,
-                                                     const OrtTensorTypeAndShapeInfo* info);
-  OrtStatus* (*SetSymbolicDimensions)(OrtTensorTypeAndShapeInfo* info, const char** names,
-                                      size_t count);
-  OrtStatus* (*ReadOpAttr)(const OrtOpAttr* attribute, OrtAttributeType type, void* data,
-                           size_t bytes, size_t* out);
-  void* unused_273;
+  void* unused_250_273[24];
   OrtStatus* (*KernelContext_ParallelFor)(const OrtKernelContext* context,
                                           void (*task)(void* data, size_t index), size_t total,
                                           size_t num_batch, void* data);  // slot 274
@@ -115,7 +94,6 @@ SLC_CHECK_SLOT(CreateCustomOpDomain, 26);
 SLC_CHECK_SLOT(CustomOpDomain_Add, 27);
 SLC_CHECK_SLOT(AddCustomOpDomain, 28);
 SLC_CHECK_SLOT(GetTensorMutableData, 51);
-SLC_CHECK_SLOT(CreateTensorTypeAndShapeInfo, 57);
 SLC_CHECK_SLOT(GetTensorElementType, 60);
 SLC_CHECK_SLOT(GetDimensionsCount, 61);
 SLC_CHECK_SLOT(GetDimensions, 62);
@@ -128,9 +106,6 @@ SLC_CHECK_SLOT(ReleaseStatus, 93);
 SLC_CHECK_SLOT(ReleaseTensorTypeAndShapeInfo, 99);
 SLC_CHECK_SLOT(ReleaseCustomOpDomain, 101);
 SLC_CHECK_SLOT(KernelInfoGetConstantInput_tensor, 249);
-SLC_CHECK_SLOT(ShapeInferContext_GetInputCount, 267);
-SLC_CHECK_SLOT(SetSymbolicDimensions, 271);
-SLC_CHECK_SLOT(ReadOpAttr, 272);
 SLC_CHECK_SLOT(KernelContext_ParallelFor, 274);
 #undef SLC_CHECK_SLOT
 

@@ -120,49 +120,4 @@ void FloatsToHalves(const float* floats, int64_t count, void* out) {
   for (int64_t i = 0; i < count; ++i) halves[i] = FloatToHalf(floats[i]);
 }
 
-int64_t InferredDim(const OrtApi& api, const OrtShapeInferContext* context, size_t input,
-                    int64_t dim) {
-  TensorInfo* info = nullptr;  // the context keeps it
-  size_t rank = 0;
-  Check(api, api.ShapeInferContext_GetInputTypeShape(context, input, &info));
-  Check(api, api.GetDimensionsCount(info, &rank));
-  std::vector<int64_t> dims(rank);
-  Check(api, api.GetDimensions(info, dims.data(), rank));
-  return dim < static_cast<int64_t>(rank) ? dims[static_cast<size_t>(dim)] : -1;
-}
-
-int64_t InferredInt(const OrtApi& api, const OrtShapeInferContext* context, const char* name) {
-  const OrtOpAttr* attribute = nullptr;
-  int64_t value = 0;
-  size_t bytes = 0;
-  Check(api, api.ShapeInferContext_GetAttribute(context, name, &attribute));
-  Check(api, api.ReadOpAttr(attribute, kOrtAttributeInt, &value, sizeof value, &bytes));
-  return value;
-}
-
-void InferFromInput(const OrtApi& api, OrtShapeInferContext* context, int64_t last_dim) {
-  TensorInfo* input = nullptr;  // the context keeps it
-  OrtElementType type = kOrtUndefined;
-  Check(api, api.ShapeInferContext_GetInputTypeShape(context, 0, &input));
-  Check(api, api.GetTensorElementType(input, &type));
-  size_t rank = 0;
-  Check(api, api.GetDimensionsCount(input, &rank));
-  if (rank == 0) return;
-  std::vector<int64_t> dims(rank);
-  std::vector<const char*> names(rank);
-  Check(api, api.GetDimensions(input, dims.data(), rank));
-  Check(api, api.GetSymbolicDimensions(input, names.data(), rank));
-  if (last_dim != kSameDim) {
-    dims.back() = last_dim;
-    names.back() = "";
-  }
-  TensorInfo* raw = nullptr;
-  Check(api, api.CreateTensorTypeAndShapeInfo(&raw));
-  const TensorInfoPtr output(raw, api.ReleaseTensorTypeAndShapeInfo);
-  Check(api, api.SetTensorElementType(raw, type));
-  Check(api, api.SetDimensions(raw, dims.data(), rank));
-  Check(api, api.SetSymbolicDimensions(raw, names.data(), rank));
-  Check(api, api.ShapeInferContext_SetOutputTypeShape(context, 0, raw));
-}
-
 }  // namespace slc

@@ -93,14 +93,6 @@ class Scratch {
 void HalvesToFloats(const void* halves, int64_t count, float* out);
 void FloatsToHalves(const float* floats, int64_t count, void* out);
 
-// Shape inference, where -1 stands for a dimension not known yet.
-inline constexpr int64_t kSameDim = -2;
-int64_t InferredDim(const OrtApi& api, const OrtShapeInferContext* context, size_t input,
-                    int64_t dim);
-int64_t InferredInt(const OrtApi& api, const OrtShapeInferContext* context, const char* name);
-// Output 0 takes input 0's type and shape, its last dimension replaced unless kSameDim.
-void InferFromInput(const OrtApi& api, OrtShapeInferContext* context, int64_t last_dim);
-
 }  // namespace slc
 
 #endif  // SLC_ORT_GLUE_H_

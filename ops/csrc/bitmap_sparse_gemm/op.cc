@@ -44,10 +44,6 @@ class Kernel {
     Run(view, x, bias, y, context);
   }
 
-  static void InferShape(const OrtApi& api, OrtShapeInferContext* context) {
-    InferFromInput(api, context, InferredInt(api, context, "N"));
-  }
-
  private:
   static PackedView Parse(const Tensor& packed) {
     if (packed.type != kOrtUint8 || packed.dims.size() != 1) {
@@ -110,12 +106,12 @@ class Kernel {
 
 }  // namespace
 
-std::vector<CustomOp> BitmapSparseGemmOps(const OrtApi* api) {
+std::vector<CustomOp> BitmapSparseGemmOps() {
   std::vector<CustomOp> ops;
   for (const OrtElementType type : {kOrtFloat, kOrtFloat16}) {
     const std::vector<InputSpec> inputs = {
         {type, kOrtRequired}, {kOrtUint8, kOrtRequired}, {kOrtFloat, kOrtOptional}};
-    ops.push_back(MakeCustomOp<Kernel>(kName, type, inputs, api));
+    ops.push_back(MakeCustomOp<Kernel>(kName, type, inputs));
   }
   return ops;
 }

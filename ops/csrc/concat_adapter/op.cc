@@ -21,14 +21,16 @@ bool TypeOf(const Tensor& tensor, DenseType* type) {
   return tensor.type == kOrtFloat || tensor.type == kOrtFloat16 || tensor.type == kOrtInt8;
 }
 
-// A float32 vector of `count` elements; null for an empty one when `may_be_empty`.
+// A float32 vector of `count` elements. When `may_lack`, it may be left out or have no elements.
 const float* Floats(const char* op, const char* what, const Tensor& tensor, int64_t count,
-                    bool may_be_empty) {
+                    bool may_lack) {
   const std::vector<int64_t> empty = {0}, wanted = {count};
-  if (may_be_empty && tensor.type == kOrtFloat && tensor.dims == empty) return nullptr;
+  if (may_lack && (!tensor.present || (tensor.type == kOrtFloat && tensor.dims == empty))) {
+    return nullptr;
+  }
   if (tensor.type != kOrtFloat || tensor.dims != wanted) {
     Refuse(op, what, tensor.present ? tensor.Describe() : "nothing",
-           "float32 [" + std::to_string(count) + "]" + (may_be_empty ? " or [0]" : ""));
+           "float32 [" + std::to_string(count) + "]" + (may_lack ? " or [0]" : ""));
   }
   return static_cast<const float*>(tensor.data);
 }
@@ -96,7 +98,8 @@ class DownKernel {
     Parts parts(kDownName, api_, context, 3, 0, k);
     const Tensor scale = ReadInput(api_, context, 1);
     const Tensor gate = ReadInput(api_, context, 2);
-    parts.SetScales(Floats(kDownName, "scale", scale, parts.i8_rows, false), true, 0);
+    parts.SetScales(Floats(kDownName, "scale", scale, parts.i8_rows, parts.i8_rows == 0),
+                    true, 0);
     const float* gates = Floats(kDownName, "gate", gate, parts.rank_sum, true);
 
     std::vector<int64_t> dims = x.dims;
@@ -112,17 +115,6 @@ class DownKernel {
                  parts.rank_sum},
                 isa_, ParallelOf(&threads));
     if (is_half) FloatsToHalves(out, m * parts.rank_sum, h);
-  }
-
-  static void InferShape(const OrtApi& api, OrtShapeInferContext* context) {
-    size_t count = 0;
-    Check(api, api.ShapeInferContext_GetInputCount(context, &count));
-    int64_t rank_sum = 0;
-    for (size_t i = 3; i < count && rank_sum >= 0; ++i) {
-      const int64_t rank = InferredDim(api, context, i, 0);
-      rank_sum = rank < 0 ? -1 : rank_sum + rank;
-    }
-    InferFromInput(api, context, rank_sum);
   }
 
  private:
@@ -148,17 +140,14 @@ class UpKernel {
     }
     Parts parts(kUpName, api_, context, 3, 1, n);
     const Tensor scale = ReadInput(api_, context, 2);
-    parts.SetScales(Floats(kUpName, "scale", scale, parts.i8_rows, false), false, n);
+    parts.SetScales(Floats(kUpName, "scale", scale, parts.i8_rows, parts.i8_rows == 0),
+                    false, n);
     if (parts.rank_sum > h.dims.back() || offset_ > h.dims.back() - parts.rank_sum) {
       Refuse(kUpName, "H", h.Describe(),
              "a last dimension of at least " + std::to_string(offset_) + " + " +
                  std::to_string(parts.rank_sum));
     }
     Run(parts, y0, h, MakeOutput(api_, context, y0.dims), context);
-  }
-
-  static void InferShape(const OrtApi& api, OrtShapeInferContext* context) {
-    InferFromInput(api, context, kSameDim);
   }
 
  private:
@@ -183,17 +172,15 @@ class UpKernel {
 
 }  // namespace
 
-// scale and gate are required, and empty when there is nothing to say: onnxruntime before 1.32
-// reads a null pointer when it infers the shape of a node that leaves out an input in the middle.
-std::vector<CustomOp> ConcatAdapterOps(const OrtApi* api) {
+std::vector<CustomOp> ConcatAdapterOps() {
   std::vector<CustomOp> ops;
   for (const OrtElementType type : {kOrtFloat, kOrtFloat16}) {
-    const InputSpec activation = {type, kOrtRequired}, floats = {kOrtFloat, kOrtRequired};
+    const InputSpec activation = {type, kOrtRequired}, optional = {kOrtFloat, kOrtOptional};
     const InputSpec adapters = {kOrtUndefined, kOrtVariadic};
     ops.push_back(MakeCustomOp<DownKernel>(kDownName, type,
-                                           {activation, floats, floats, adapters}, api));
+                                           {activation, optional, optional, adapters}));
     ops.push_back(MakeCustomOp<UpKernel>(kUpName, type,
-                                         {activation, activation, floats, adapters}, api));
+                                         {activation, activation, optional, adapters}));
   }
   return ops;
 }

@@ -1,0 +1,56 @@
+"""How far a float32 kernel may be from the exact result: derived bounds, never guessed ones.
+
+A dot product of K terms in float32, in whatever order, with or without fused multiply-add, obeys
+|computed - exact| <= gamma(K) * sum |x_k * w_k| with gamma(n) = n*u / (1 - n*u), u = 2^-24 (Higham,
+Accuracy and Stability of Numerical Algorithms, section 3.1). What a kernel does beside the sum
+(scaling, bias) counts as a few more terms.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Float64s = npt.NDArray[np.float64]
+
+UNIT_F32 = 2.0**-24
+UNIT_F16 = 2.0**-11
+SUBNORMAL_F16 = 2.0**-25  # half the distance of f16's smallest numbers
+# Operations on a value beside the K of the sum: a scale, 2^exponent, a gate, the bias, Y0.
+EXTRA_TERMS = 8
+
+
+def gamma(n: int) -> float:
+    """Relative error bound of n float32 operations in a row."""
+    return n * UNIT_F32 / (1 - n * UNIT_F32)
+
+
+def matmul_bound(X: Array, W: Array, added: Array | None = None) -> Float64s:
+    """Bound for every element of X · Wᵀ + added: [..., N], X: [..., K], W: [N, K]."""
+    magnitude = np.abs(X.astype(np.float64)) @ np.abs(W.astype(np.float64)).T
+    if added is not None:
+        magnitude = magnitude + np.abs(added.astype(np.float64))
+    return gamma(X.shape[-1] + EXTRA_TERMS) * magnitude
+
+
+def with_f16_output(bound: Float64s, exact: Array) -> Float64s:
+    """A float32 bound after the result is rounded to float16."""
+    return bound + UNIT_F16 * (np.abs(exact) + bound) + SUBNORMAL_F16
+
+
+def assert_within(actual: Array, exact: Array, bound: Float64s, context: str = "") -> None:
+    """Every |actual - exact| <= bound; else an AssertionError that names the worst cell."""
+    assert actual.shape == exact.shape, f"{context}: shape {actual.shape}, wanted {exact.shape}"
+    if actual.size == 0:
+        return
+    error = np.abs(actual.astype(np.float64) - exact)
+    excess = np.where(np.isfinite(error), error - bound, np.inf)
+    worst = np.unravel_index(int(np.argmax(excess)), excess.shape)
+    assert excess[worst] <= 0, (
+        f"{context}: worst at {tuple(int(i) for i in worst)}: got {actual[worst]!r}, wanted "
+        f"{exact[worst]!r} within {bound[worst]:.3g}, off by {error[worst]:.3g}; "
+        f"{int((excess > 0).sum())} of {excess.size} cells are out"
+    )
