@@ -1,0 +1,1 @@
+"""The slow half, done once: W = S + B·A for every Linear, in importance order (CHECKPOINT.md)."""

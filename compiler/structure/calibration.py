@@ -1,0 +1,234 @@
+"""Mean squares of what every Linear reads, over calibration text: OATS's D² (oats.py).
+
+The dense graph itself runs in onnxruntime, one text at a time and without padding, so no mask has
+to be undone and every row counts.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from slc.compiler.errors import ModelError, RequestError
+from slc.compiler.frontends.source import Source
+from slc.compiler.structure.instrument import Probe, instrument
+from slc.compiler.structure.texts import read_feeds, read_texts
+
+Array = npt.NDArray[Any]
+Progress = Callable[[int, int, str], None]
+
+LIMIT_TOKENS = 16384  # mean squares settle long before this
+TOKENS_PER_TEXT = 512
+
+_TYPES = {
+    "tensor(int64)": np.dtype(np.int64),
+    "tensor(int32)": np.dtype(np.int32),
+    "tensor(bool)": np.dtype(np.bool_),
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(double)": np.dtype(np.float64),
+}
+
+
+def activation_statistics(
+    source: Source,
+    path: Path,
+    *,
+    limit_tokens: int = LIMIT_TOKENS,
+    progress: Progress | None = None,
+) -> dict[str, npt.NDArray[np.float64]]:
+    """E[x²] of every input column of every Linear that isn't an embedding.
+
+    Args:
+      source: the dense model.
+      path: .txt or .jsonl texts for a model with a tokenizer (see `read_texts`), or .npz with an
+        array per input.
+      limit_tokens: of text, after which no other is begun.
+      progress: called as progress(done, total, what), once per run of the graph.
+
+    Returns:
+      f64 [K] by Linear name.
+
+    Raises:
+      RequestError: the file can't be read or doesn't suit the model.
+      ModelError: the graph can't be run.
+    """
+    model, probes = instrument(source.graph, source.linears)
+    with tempfile.TemporaryDirectory(dir=source.workdir) as folder:
+        session = _session(model, Path(folder))
+        runs = _runs(source, session, path, limit_tokens)
+        return _accumulate(session, probes, runs, progress)
+
+
+def _session(model: Any, folder: Path) -> Any:  # noqa: ANN401
+    """An onnxruntime session on the CPU for `model`, written to `folder`."""
+    import onnxruntime as ort
+
+    from slc.compiler.artifact.writer import MODEL_FILE, write_model
+
+    write_model(model, folder)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        return ort.InferenceSession(
+            str(folder / MODEL_FILE), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # onnxruntime's own types share no public base
+        raise ModelError(
+            f"onnxruntime can't load the model for calibration ({error}): "
+            "use --method salr, which needs none"
+        ) from error
+
+
+def _accumulate(
+    session: Any,  # noqa: ANN401
+    probes: dict[str, list[Probe]],
+    runs: Iterable[tuple[dict[str, Array], int, int]],
+    progress: Progress | None,
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Runs the feeds and turns sums into means."""
+    distinct = list(dict.fromkeys(probe for some in probes.values() for probe in some))
+    names = [name for probe in distinct for name in (probe.statistic, probe.rows)]
+    sums: dict[Probe, npt.NDArray[np.float64]] = {}
+    rows = dict.fromkeys(distinct, 0)
+    for feeds, done, total in runs:
+        try:
+            values = session.run(names, feeds)
+        except Exception as error:  # as above
+            raise ModelError(
+                f"onnxruntime can't run the model on the calibration inputs ({error}): "
+                "check that they are this model's"
+            ) from error
+        for i, probe in enumerate(distinct):
+            sums[probe] = sums.get(probe, 0.0) + values[2 * i].astype(np.float64)
+            rows[probe] += int(values[2 * i + 1][0])
+        if progress is not None:
+            progress(done, total, "calibration")
+    return {
+        name: np.asarray(sum(sums[p] for p in some) / max(1, sum(rows[p] for p in some)))
+        for name, some in probes.items()
+    }
+
+
+def _runs(
+    source: Source,
+    session: Any,  # noqa: ANN401
+    path: Path,
+    limit_tokens: int,
+) -> Iterator[tuple[dict[str, Array], int, int]]:
+    """(feeds, how much is done after them, of how much)."""
+    if path.suffix == ".npz":
+        inputs = {
+            i.name: (i.shape[0] if i.shape and isinstance(i.shape[0], int) else None, _dtype(i))
+            for i in session.get_inputs()
+        }
+        all_feeds = list(read_feeds(path, inputs))
+        for number, feeds in enumerate(all_feeds, 1):
+            yield feeds, number, len(all_feeds)
+        return
+    texts = read_texts(path)
+    tokens_of = _tokenizer(source, path)
+    tokens = 0
+    for number, text in enumerate(texts, 1):
+        ids = tokens_of(text)
+        if not ids:
+            continue
+        tokens += len(ids)
+        last = tokens >= limit_tokens
+        yield token_feeds(source, session, ids), number, number if last else len(texts)
+        if last:
+            return
+    if tokens == 0:
+        raise RequestError(f"the texts of {str(path)!r} have no tokens: give other text")
+
+
+def _tokenizer(source: Source, path: Path) -> Callable[[str], list[int]]:
+    """The model's own tokenizer, cutting texts at what the model can take."""
+    if source.hf_folder is None:
+        raise RequestError(
+            f"calibration by text ({path.name!r}) wants a model with a tokenizer and "
+            f"{source.path.name!r} has none: give an .npz with an array per input"
+        )
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.hf_folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"the tokenizer in {str(source.hf_folder)!r} can't be loaded ({error}): "
+            "add the tokenizer's files, or use --method salr"
+        ) from error
+    limit = int(min(TOKENS_PER_TEXT, tokenizer.model_max_length, _positions(source.hf_folder)))
+
+    def tokens_of(text: str) -> list[int]:
+        return [int(i) for i in tokenizer(text, truncation=True, max_length=limit)["input_ids"]]
+
+    return tokens_of
+
+
+def _positions(folder: Path) -> int:
+    """How many positions the model has embeddings for, where its config says so."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return TOKENS_PER_TEXT
+    return int(config.get("max_position_embeddings") or TOKENS_PER_TEXT)
+
+
+def token_feeds(source: Source, session: Any, ids: list[int]) -> dict[str, Array]:  # noqa: ANN401
+    """Every input of a language model's graph for one text: batch 1, no padding, no past.
+
+    Raises:
+      ModelError: an input is of no known meaning.
+    """
+    length = len(ids)
+    known: dict[str, Array] = {
+        "input_ids": np.array([ids]),
+        "attention_mask": np.ones((1, length)),
+        "token_type_ids": np.zeros((1, length)),
+        "position_ids": np.arange(length)[None],
+    }
+    feeds = {}
+    for value in session.get_inputs():
+        if value.name in known:
+            feeds[value.name] = known[value.name].astype(_dtype(value))
+        elif value.name.startswith("past_key_values."):
+            feeds[value.name] = np.zeros(_empty_past(source, value.shape), _dtype(value))
+        else:
+            raise ModelError(
+                f"input {value.name!r} of {source.path.name!r} can't be made from text: "
+                "calibrate with an .npz that has an array per input"
+            )
+    return feeds
+
+
+def _empty_past(source: Source, shape: list[int | str | None]) -> list[int]:
+    """[1, heads, 0, head size]; what the graph leaves open stands in genai_config."""
+    decoder = ((source.genai_config or {}).get("model") or {}).get("decoder") or {}
+    heads, size = decoder.get("num_key_value_heads"), decoder.get("head_size")
+    known = [1, heads, 0, size]
+    dims = [k if i in (0, 2) or not isinstance(d, int) else d
+            for i, (d, k) in enumerate(zip(shape, known, strict=False))]  # fmt: skip
+    if len(shape) != 4 or any(d is None for d in dims):
+        raise ModelError(
+            f"the key-value cache of {source.path.name!r} has shape {shape} where "
+            "[batch, heads, length, head size] is known: use --method salr"
+        )
+    return [int(d or 0) for d in dims]
+
+
+def _dtype(value: Any) -> np.dtype[Any]:  # noqa: ANN401
+    """A session input's numpy type."""
+    try:
+        return _TYPES[value.type]
+    except KeyError:
+        raise ModelError(
+            f"input {value.name!r} is of type {value.type}, which calibration can't feed: "
+            "use --method salr"
+        ) from None

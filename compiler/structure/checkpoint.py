@@ -1,0 +1,282 @@
+"""Reads a structured checkpoint (CHECKPOINT.md): any lower density or rank is a slice of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slc.compiler.errors import ModelError, RequestError
+from slc.compiler.structure.decomposition import F32, tail_cuts
+from slc.compiler.structure.ordering import Index, index_dtype
+from slc.compiler.structure.records import (
+    ASSETS_FOLDER,
+    BASE_FOLDER,
+    FORMAT_NAME,
+    FORMAT_VERSION,
+    INDEX_FILE,
+    CheckpointMeta,
+    Entry,
+    Json,
+    entry_from,
+    linear_from,
+    meta_from,
+    refusals_from,
+)
+
+_BLOCK_ELEMS = 1 << 22
+_SAFETENSORS_TYPES = {"float32": "F32", "uint32": "U32", "uint64": "U64"}
+
+
+class StructuredCheckpoint:
+    """W ≈ S + B·A for every structured Linear of a model, and the dense rest of it.
+
+    Opening checks slr.json, the presence and size of every file and the name, type and shape of
+    every tensor, and reads no weights. A read maps one Linear's file for as long as it takes.
+
+    Attributes:
+      path: the folder.
+      meta: how it was made, from what.
+      names: of the structured Linears, in graph order.
+      linears: all Linears of the model, those left dense included, in graph order.
+      refusals: weights that could not be Linears.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Opens `path`.
+
+        Raises:
+          ModelError: a file or a tensor is missing, damaged or of another version.
+        """
+        self.path = Path(path)
+        document = self._document()
+        try:
+            self.meta: CheckpointMeta = meta_from(document)
+            rows = [(linear_from(row), row["entry"]) for row in document["linears"]]
+            self.linears = [linear for linear, _ in rows]
+            self._entries = {
+                linear.name: entry_from(linear, row) for linear, row in rows if row is not None
+            }
+            self.refusals = refusals_from(document)
+            sizes = {str(name): int(size) for name, size in document["files"].items()}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ModelError(
+                f"{str(self.path / INDEX_FILE)!r} lacks or garbles a field "
+                f"({type(error).__name__}: {error}): make the checkpoint again"
+            ) from error
+        self.names = tuple(self._entries)
+        self._check_files(sizes)
+        for entry in self._entries.values():
+            self._check_tensors(entry)
+
+    @property
+    def base_model(self) -> Path:
+        """The dense rest as ONNX: every structured weight is a graph input of the same name."""
+        return self.path / BASE_FOLDER / "model.onnx"
+
+    @property
+    def assets(self) -> dict[str, Path]:
+        """Files to copy beside the model, by name."""
+        folder = self.path / ASSETS_FOLDER
+        return {p.name: p for p in sorted(folder.iterdir())} if folder.is_dir() else {}
+
+    def entry(self, name: str) -> Entry:
+        """The record of one structured Linear.
+
+        Raises:
+          ModelError: there is none of this name.
+        """
+        try:
+            return self._entries[name]
+        except KeyError:
+            raise ModelError(
+                f"the structured checkpoint {str(self.path)!r} has no Linear {name!r}: "
+                "make it again from the model that is being compiled"
+            ) from None
+
+    def sparse(self, name: str, nnz: int | None = None) -> tuple[Index, F32]:
+        """The `nnz` most important entries of S (all, when None).
+
+        Returns:
+          Flat row-major index u32 or u64 [nnz] and value f32 [nnz], most important first.
+
+        Raises:
+          RequestError: more is asked for than the checkpoint holds.
+          ModelError: the file is damaged.
+        """
+        entry = self.entry(name)
+        count = self._within(entry, "nnz", nnz, entry.nnz)
+        with self._open(entry) as file:
+            index: Index = file.get_slice("S.index")[:count]
+            value: F32 = file.get_slice("S.value")[:count]
+        self._check_sparse(entry, index, value)
+        return index, value
+
+    def sparse_matrix(self, name: str, nnz: int | None = None) -> F32:
+        """The same entries in place: f32 [N, K]."""
+        entry = self.entry(name)
+        index, value = self.sparse(name, nnz)
+        S = np.zeros((entry.N, entry.K), np.float32)
+        S.reshape(-1)[index] = value
+        return S
+
+    def adapter(self, name: str, rank: int | None = None) -> tuple[F32, F32]:
+        """The first `rank` components of the adapter (all, when None): A [r, K] and B [N, r].
+
+        Raises:
+          RequestError: more is asked for than the checkpoint holds.
+          ModelError: the file is damaged.
+        """
+        entry = self.entry(name)
+        count = self._within(entry, "rank", rank, entry.rank)
+        with self._open(entry) as file:
+            A: F32 = np.ascontiguousarray(file.get_slice("A")[:count])
+            B: F32 = np.ascontiguousarray(file.get_slice("B")[:, :count])
+        if not (np.isfinite(A).all() and np.isfinite(B).all()):
+            raise self._damaged(entry, "an adapter that is not finite")
+        return A, B
+
+    def dense(self, name: str, nnz: int | None = None, rank: int | None = None) -> F32:
+        """S + B·A, f32 [N, K], at a slice (the whole, when None)."""
+        W = self.sparse_matrix(name, nnz)
+        A, B = self.adapter(name, rank)
+        rows = max(1, _BLOCK_ELEMS // W.shape[1])  # the product is never whole in memory
+        for start in range(0, len(W), rows):
+            W[start : start + rows] += B[start : start + rows] @ A
+        return W
+
+    def scale(self, name: str) -> F32 | None:
+        """The calibration's input scale f32 [K], sqrt of the damped E[x²], where there was one."""
+        entry = self.entry(name)
+        if not entry.has_scale:
+            return None
+        with self._open(entry) as file:
+            scale: F32 = file.get_tensor("scale")
+        return scale
+
+    def error(self, name: str, nnz: int | None = None, rank: int | None = None) -> float:
+        """Predicts ‖(W − S − B·A)·diag(scale)‖² of a slice from slr.json alone.
+
+        Exact in rank at full nnz. Below, what the prefix leaves out is added, interpolated
+        between 65 points; its product with the adapter's error is neglected.
+        """
+        entry = self.entry(name)
+        count = self._within(entry, "nnz", nnz, entry.nnz)
+        rank = self._within(entry, "rank", rank, entry.rank)
+        dropped = float(np.interp(count, tail_cuts(entry.nnz), entry.tail)) if entry.nnz else 0.0
+        return entry.scaled.at_rank(rank) + dropped
+
+    def _document(self) -> Json:
+        """slr.json, when it is one of this version."""
+        file = self.path / INDEX_FILE
+        try:
+            document = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"{str(file)!r} can't be read ({error}): an .slr folder is complete only with it, "
+                "make the checkpoint again"
+            ) from error
+        if not isinstance(document, dict) or document.get("format") != FORMAT_NAME:
+            raise ModelError(f"{str(file)!r} is not a structured checkpoint's index")
+        if document.get("version") != FORMAT_VERSION:
+            raise ModelError(
+                f"{str(self.path)!r} has format version {document.get('version')!r} where this slc "
+                f"reads {FORMAT_VERSION}: use the slc that wrote it, or make the checkpoint again"
+            )
+        return document
+
+    def _check_files(self, sizes: dict[str, int]) -> None:
+        """Every file is there, as long as it was; contents are not read."""
+        wanted = {entry.file for entry in self._entries.values()} | {f"{BASE_FOLDER}/model.onnx"}
+        for name in sorted(wanted | set(sizes)):
+            file = self.path / name
+            if not file.is_file():
+                raise ModelError(
+                    f"the structured checkpoint {str(self.path)!r} lacks {name!r}: "
+                    "copy it completely, or make it again"
+                )
+            if name not in sizes or file.stat().st_size != sizes[name]:
+                raise ModelError(
+                    f"{str(file)!r} has {file.stat().st_size} bytes where {INDEX_FILE} says "
+                    f"{sizes.get(name, 'nothing')}: copy the checkpoint again, or make it again"
+                )
+
+    def _check_tensors(self, entry: Entry) -> None:
+        """The tensors of a Linear's file are those that slr.json promises."""
+        wanted = tensor_shapes(entry)
+        with self._open(entry) as file:
+            found = set(file.keys())
+            for name in sorted(wanted.keys() - found):
+                raise self._damaged(entry, f"no tensor {name!r}")
+            for name in sorted(found - wanted.keys()):
+                raise self._damaged(entry, f"an unknown tensor {name!r}")
+            for name, (dtype, shape) in wanted.items():
+                part = file.get_slice(name)
+                got = part.get_dtype(), tuple(part.get_shape())
+                if got != (_SAFETENSORS_TYPES[dtype.name], shape):
+                    raise self._damaged(
+                        entry, f"{name!r} as {got[0]} {list(got[1])}, not {dtype.name} {list(shape)}"
+                    )
+
+    def _check_sparse(self, entry: Entry, index: Index, value: F32) -> None:
+        """Positions lie inside the matrix, each once; values are finite."""
+        numel = entry.linear.numel
+        if index.size and int(index.max()) >= numel:
+            raise self._damaged(entry, f"S.index {int(index.max())} in a matrix of {numel}")
+        seen = np.zeros(numel, np.bool_)
+        seen[index] = True
+        if np.count_nonzero(seen) != index.size:
+            raise self._damaged(entry, "a position in S.index twice")
+        if not np.isfinite(value).all():
+            raise self._damaged(entry, "values in S.value that are not finite")
+
+    def _within(self, entry: Entry, what: str, asked: int | None, held: int) -> int:
+        """`asked`, or all that is held."""
+        if asked is None:
+            return held
+        if not 0 <= asked <= held:
+            raise RequestError(
+                f"{what} {asked} of {entry.name!r} is asked for and the checkpoint "
+                f"{str(self.path)!r} holds {held}: ask for less, or make it with a higher "
+                f"{'--density' if what == 'nnz' else '--rank'}"
+            )
+        return asked
+
+    @contextlib.contextmanager
+    def _open(self, entry: Entry) -> Iterator[Any]:
+        """The Linear's file, mapped while inside."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.path / entry.file, framework="numpy") as file:
+                yield file
+        except (SafetensorError, OSError) as error:
+            raise self._damaged(entry, f"what safetensors can't read ({error})") from error
+
+    def _damaged(self, entry: Entry, what: str) -> ModelError:
+        return ModelError(
+            f"{str(self.path / entry.file)!r} (Linear {entry.name!r}) holds {what}: "
+            "copy the checkpoint again, or make it again"
+        )
+
+
+def tensor_shapes(
+    entry: Entry,
+) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+    """The tensors of an entry's file: type and shape by name, in file order."""
+    f32: np.dtype[Any] = np.dtype(np.float32)
+    shapes: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
+        "S.index": (index_dtype(entry.N, entry.K), (entry.nnz,)),
+        "S.value": (f32, (entry.nnz,)),
+        "A": (f32, (entry.rank, entry.K)),
+        "B": (f32, (entry.N, entry.rank)),
+    }
+    if entry.has_scale:
+        shapes["scale"] = (f32, (entry.K,))
+    return shapes
+
+

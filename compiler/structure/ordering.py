@@ -1,0 +1,96 @@
+"""Importance order: which entries S keeps, most important first.
+
+Both orders are total (ties go to the lower index), so a prefix is the same set on every machine.
+A key holds the inverted bits of a non-negative float above the index: for such floats the bits
+sort as the values do, and numpy's vectorised integer sort then needs no argsort and no stability.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Index = npt.NDArray[np.unsignedinteger]
+F32 = npt.NDArray[np.float32]
+
+_INDEX_BITS = np.uint64(32)
+_INDEX_MASK = np.uint64(0xFFFFFFFF)
+
+
+def index_dtype(N: int, K: int) -> np.dtype[np.unsignedinteger]:
+    """The type that S.index has for a matrix of this shape: u32, or u64 from 2^32 entries on."""
+    return np.dtype(np.uint32 if N * K < 2**32 else np.uint64)
+
+
+def global_count(N: int, K: int, density: float) -> int:
+    """Entries that `density` keeps of an [N, K] matrix ordered globally."""
+    return round(density * N * K)
+
+
+def row_count(K: int, density: float) -> int:
+    """Entries that `density` keeps of each row of length K."""
+    return round(density * K)
+
+
+def global_order(importance: F32, count: int) -> Index:
+    """Flat row-major indices of the `count` largest entries, largest first.
+
+    Args:
+      importance: f32 [N, K], non-negative and finite.
+      count: how many, at most N·K.
+
+    Returns:
+      u32 (or u64, see `index_dtype`) [count].
+    """
+    dtype = index_dtype(*importance.shape)
+    if count == 0:
+        return np.zeros(0, dtype)
+    flat = np.ascontiguousarray(importance).reshape(-1)
+    if dtype == np.uint64:
+        return _order_by_argsort(flat, count)
+    keys = _keys(flat)
+    if count < keys.size:
+        keys.partition(count - 1)
+        keys = keys[:count].copy()  # lets go of the rest before sorting
+    keys.sort()
+    return (keys & _INDEX_MASK).astype(dtype)
+
+
+def row_order(importance: F32, per_row: int) -> Index:
+    """Flat indices of the `per_row` largest entries of every row, interleaved by rank in the row.
+
+    First the largest entry of each row, rows in order, then the second of each: a prefix of
+    N·j entries holds exactly the j largest of every row.
+
+    Args:
+      importance: f32 [N, K], non-negative and finite.
+      per_row: how many per row, at most K.
+
+    Returns:
+      u32 (or u64, see `index_dtype`) [N·per_row].
+    """
+    N, K = importance.shape
+    dtype = index_dtype(N, K)
+    columns = np.empty((N, per_row), dtype)
+    rows_at_once = max(1, (1 << 20) // max(K, 1))
+    for start in range(0, N, rows_at_once):
+        block = np.ascontiguousarray(importance[start : start + rows_at_once])
+        keys = _keys(block.reshape(-1)).reshape(block.shape)
+        keys.sort(axis=1)
+        flat = (keys[:, :per_row] & _INDEX_MASK).astype(dtype)
+        columns[start : start + len(block)] = flat + dtype.type(start * K)
+    return np.ascontiguousarray(columns.T).reshape(-1)
+
+
+def _keys(flat: F32) -> npt.NDArray[np.uint64]:
+    """Keys that sort ascending by falling value, then by rising index; u64 [size < 2^32]."""
+    bits = np.bitwise_not((flat + np.float32(0)).view(np.uint32))  # +0 turns -0 into 0
+    keys = bits.astype(np.uint64)
+    keys <<= _INDEX_BITS
+    keys |= np.arange(flat.size, dtype=np.uint64)
+    return keys
+
+
+def _order_by_argsort(flat: F32, count: int) -> Index:
+    """The same order where an index needs more than 32 bits."""
+    return np.argsort(-flat, kind="stable")[:count].astype(np.uint64)
