@@ -19,6 +19,7 @@ import numpy as np
 from slc.compiler.errors import ModelError
 from slc.compiler.frontends.safetensors_file import Parameter, non_finite, parameters_of
 from slc.compiler.frontends.source import Source
+from slc.compiler.frontends.weights import weight_array
 from slc.compiler.linear import Linear
 
 _PREFIX = "base_model.model."
@@ -70,10 +71,12 @@ def load_peft(path: Path, name: str, source: Source) -> PeftAdapter:
     path = Path(path)
     config = _read_config(path)
     tensors = _read_tensors(path)
-    modules = _modules(path, config, tensors)
     places = _places(source)
+    lora = {key: tensor for key, tensor in tensors.items() if ".lora_" in key}
+    for key in sorted(tensors.keys() - lora.keys()):
+        _check_unchanged(path, source, key, tensors[key])
+    modules = _modules(path, config, lora)
     found: dict[str, list[tuple[int, np.ndarray, np.ndarray]]] = {}
-    linears = {linear.name: linear for linear in source.linears}
     for module in modules:
         for linear, start, stop in _find(path, module, places):
             _check_shape(path, module, linear, start, stop)
@@ -81,7 +84,8 @@ def load_peft(path: Path, name: str, source: Source) -> PeftAdapter:
             b = np.zeros((linear.N, a.shape[0]), np.float32)
             b[start:stop] = module.b.rows(0, module.b.shape[0]) * np.float32(module.scale)
             found.setdefault(linear.name, []).append((start, a, b))
-    return PeftAdapter(name, path, {n: _concatenate(found[n]) for n in linears if n in found})
+    order = [linear.name for linear in source.linears if linear.name in found]
+    return PeftAdapter(name, path, {n: _concatenate(found[n]) for n in order})
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -165,6 +169,23 @@ def _scale(config: dict[str, Any], module: str, rank: int) -> float:
             alpha = value
             break
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _check_unchanged(path: Path, source: Source, key: str, tensor: Parameter) -> None:
+    """Lets a copy of the model's own embedding pass: PEFT saves it when lm_head is adapted.
+
+    Raises:
+      ModelError: the tensor is no weight of the model, or not the same.
+    """
+    name = key.removeprefix(_PREFIX).removesuffix(".weight").removesuffix(".base_layer")
+    for linear in source.linears:
+        names = {s.parameter.removesuffix(".weight"): (s.start, s.stop) for s in linear.sources}
+        start, stop = {linear.name: (0, linear.N), **names}.get(name, (0, 0))
+        if tensor.shape == (stop - start, linear.K) and np.array_equal(
+            weight_array(source, linear)[start:stop], tensor.rows(0, stop - start)
+        ):
+            return
+    raise _unsupported(path, f"it holds {key!r}, trained beside LoRA's own matrices")
 
 
 _Place = tuple[Linear, int, int]

@@ -80,7 +80,28 @@ def build(folder: Path, workdir: Path) -> ir.Model:
             f"({_last_line(done.stderr) or _last_line(done.stdout)}): see its list of supported "
             "models, or give slc an ONNX file"
         )
-    return onnx_file.read(workdir / "model.onnx")
+    graph = onnx_file.read(workdir / "model.onnx")
+    _check_rotary(graph, folder)
+    return graph
+
+
+def _check_rotary(graph: ir.Model, folder: Path) -> None:
+    """Refuses rotary embeddings of a width that GroupQueryAttention can not run.
+
+    Raises:
+      ModelError: the cosine table has [positions, width / 2] with width no multiple of 16.
+    """
+    for node in graph.graph:
+        if node.op_type != "GroupQueryAttention" or len(node.inputs) < 8:
+            continue
+        table = node.inputs[7]
+        width = 2 * table.shape.numpy()[1] if table is not None and table.shape is not None else 0
+        if width % 16:
+            raise ModelError(
+                f"{str(folder)!r} rotates {width} elements of each attention "
+                "head, and onnxruntime's GroupQueryAttention takes multiples of 16: choose "
+                "another model, or give slc an ONNX file that does without it"
+            )
 
 
 def read_genai_config(path: Path) -> dict[str, Any]:

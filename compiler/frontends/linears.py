@@ -110,7 +110,7 @@ def _use(node: ir.Node, graph: ir.Graph) -> _Use | Refusal | None:
         transposed, alpha = flipped, 1.0
     else:
         kind, alpha = "linear", float(node.attributes.get_float("alpha", 1.0))
-        stored_as_w = node.op_type == "Gemm" and bool(node.attributes.get_int("transB", 0) or 0)
+        stored_as_w = node.op_type == "Gemm" and node.attributes.get_int("transB", 0) != 0
         transposed = stored_as_w == flipped
     reason = _reason_against(node, graph, tensor, dtype)
     if reason is not None:
