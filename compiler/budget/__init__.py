@@ -1,0 +1,208 @@
+"""Decides how each Linear is stored, so that the session fits its memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, cast
+
+from slc.compiler.budget.choice import Choice
+from slc.compiler.budget.encodings import Ceiling, SparseValues
+from slc.compiler.budget.memory import MemoryPlan, Workload, predict
+from slc.compiler.budget.options import (
+    DEFAULT_DENSITY,
+    DEFAULT_RANK,
+    BudgetOptions,
+    check_options,
+    chosen_context,
+    too_small,
+)
+from slc.compiler.budget.sizes import format_size
+from slc.compiler.budget.uniform import (
+    RANK_MAX,
+    Encoder,
+    ceilings,
+    choose_explicit,
+    choose_uniform,
+)
+from slc.compiler.errors import BudgetError
+from slc.compiler.linear import Linear, Refusal
+
+if TYPE_CHECKING:
+    from slc.compiler.frontends.source import Source
+    from slc.targets import Target
+
+__all__ = ["BudgetOptions", "Choice", "Plan", "plan", "to_json"]
+
+INT8_HEAD_ORT = "1.23"  # MatMulNBits of 8 bits runs there and is refused by 1.19.2
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What will be exported, and what it will need.
+
+    Attributes:
+      choices: one per Linear, in graph order.
+      memory: the predicted session memory, line by line.
+      refusals: weights that can't be Linears, and why.
+      context: tokens per sequence.
+      batch: sequences at a time.
+      values: value type of S, after "auto".
+      budget_bytes: of --mem; None when the user gave none.
+      allowed_bytes: what the session must stay within: the budget, or what the device can spare.
+      notes: decisions that the user did not ask for, a sentence each.
+    """
+
+    choices: tuple[Choice, ...]
+    memory: MemoryPlan
+    refusals: tuple[Refusal, ...]
+    context: int
+    batch: int
+    values: SparseValues
+    budget_bytes: int | None
+    allowed_bytes: int
+    notes: tuple[str, ...] = ()
+
+
+def plan(source: Source, target: Target, options: BudgetOptions) -> Plan:
+    """Chooses the encoding, density and rank of every Linear.
+
+    By hand when density or rank are given, by `--mem` at one ratio for all otherwise, else at
+    density 0.5 and rank 32.
+
+    Raises:
+      RequestError: an option's value can't be.
+      BudgetError: nothing fits, or what was asked for by hand does not; carries the smallest.
+    """
+    check_options(options)
+    workload = Workload(options.batch, chosen_context(source, options), source.genai_config)
+    values = cast(SparseValues, "f16" if options.values == "auto" else options.values)
+    stage = _Stage(source, target, options, workload, values)
+    notes = stage.notes()
+    by_hand = options.density is not None or options.rank is not None or options.mem_bytes is None
+    choices = stage.by_hand() if by_hand else stage.by_budget()
+    memory = stage.predict(choices)
+    if memory.total_bytes > stage.allowed:
+        raise stage.error(choices, memory)
+    return Plan(
+        tuple(choices), memory, tuple(source.refusals), workload.context, workload.batch, values,
+        options.mem_bytes, stage.allowed, notes,
+    )  # fmt: skip
+
+
+class _Stage:
+    """One call of `plan`: what its steps share."""
+
+    def __init__(
+        self, source: Source, target: Target, options: BudgetOptions, workload: Workload,
+        values: SparseValues,
+    ) -> None:  # fmt: skip
+        self._source, self._target, self._options = source, target, options
+        self._workload = workload
+        self.allowed = options.mem_bytes or target.usable_bytes
+        head = options.head if target.ort_at_least(INT8_HEAD_ORT) else "bitmap"
+        self._encoder = Encoder(
+            values, options.group, self._ceilings(), options.extra_adapter_ranks, head,
+            _tied(source.linears),
+        )  # fmt: skip
+
+    def _ceilings(self) -> dict[str, Ceiling]:
+        """What a checkpoint holds; without one, everything up to density 1 and rank 64."""
+        rank = self._options.rank if self._options.rank is not None else RANK_MAX
+        most = ceilings(self._source.linears, 1.0, max(rank, RANK_MAX))
+        checkpoint = self._source.checkpoint
+        if checkpoint is not None:
+            for name in checkpoint.names:
+                entry = checkpoint.entry(name)
+                most[name] = Ceiling(entry.nnz, entry.rank)
+        return most
+
+    def notes(self) -> tuple[str, ...]:
+        """What was decided by default."""
+        options, notes = self._options, []
+        if options.values == "auto":
+            notes.append("--values auto: f16, the most exact that is offered")
+        if options.mem_bytes is None and (options.density is None or options.rank is None):
+            notes.append(
+                "neither --mem nor both of --density and --rank were given: what is missing is "
+                f"density {DEFAULT_DENSITY}, rank {DEFAULT_RANK}"
+            )
+        return tuple(notes)
+
+    def by_hand(self) -> list[Choice]:
+        """The density and the rank that were given, or their defaults."""
+        options = self._options
+        return choose_explicit(
+            self._source.linears,
+            density=DEFAULT_DENSITY if options.density is None else options.density,
+            rank=DEFAULT_RANK if options.rank is None else int(options.rank),
+            values=self._encoder.values, group=options.group, encoder=self._encoder,
+        )  # fmt: skip
+
+    def by_budget(self) -> list[Choice]:
+        """The largest common ratio whose predicted memory is within what is allowed.
+
+        What is not weights depends a little on the ranks chosen: it is reckoned at full rank first,
+        then once more at what that gave, and the second is kept if it fits.
+        """
+        smallest = [self._encoder.at(linear, 0.0) for linear in self._source.linears]
+        memory = self.predict(smallest)
+        if memory.total_bytes > self.allowed:
+            raise self.error(smallest, memory)
+        best, like = smallest, [self._encoder.at(li, 1.0, 1.0) for li in self._source.linears]
+        for _ in range(2):
+            try:
+                like = self._uniform(like)
+            except BudgetError:  # full rank alone is too much: start from below
+                like = self._uniform(smallest)
+            if self.predict(like).total_bytes <= self.allowed:
+                best = like
+        return best
+
+    def _uniform(self, like: list[Choice]) -> list[Choice]:
+        memory = self.predict(like)
+        weights = sum(choice.weight_bytes for choice in like)
+        return choose_uniform(
+            self._source.linears, self.allowed, memory.total_bytes - weights,
+            values=self._encoder.values, group=self._options.group, encoder=self._encoder,
+        )  # fmt: skip
+
+    def predict(self, choices: list[Choice]) -> MemoryPlan:
+        """The session's memory."""
+        return predict(
+            self._source.graph, self._source.linears, choices, self._workload,
+            self._options.extra_adapter_ranks,
+        )  # fmt: skip
+
+    def error(self, choices: list[Choice], memory: MemoryPlan) -> BudgetError:
+        """That `choices` do not fit, and what would."""
+        parts = ", ".join(
+            f"{line.name} {format_size(line.bytes)}" for line in memory.lines if line.bytes
+        )
+        options = self._options
+        by_mem = options.mem_bytes is not None
+        what = "--mem" if by_mem else f"usable memory of {self._target.name}"
+        hints = ["lower --context or --batch"]
+        if options.density is not None or options.rank is not None or not by_mem:
+            hints = [
+                "lower --density or --rank",
+                "leave both out to have them chosen by --mem",
+            ]
+        need = memory.total_bytes
+        return BudgetError(too_small(self.allowed, need, what, parts, ", or ".join(hints)), need)
+
+
+def _tied(linears: list[Linear]) -> dict[str, str]:
+    """lm_head -> embedding where both read one graph value."""
+    tables = {linear.weight: linear.name for linear in linears if linear.kind == "embedding"}
+    return {
+        linear.name: tables[linear.weight]
+        for linear in linears
+        if linear.kind == "lm_head" and linear.weight in tables
+    }
+
+
+def to_json(result: Plan) -> dict[str, Any]:
+    """`result` as JSON values."""
+    document = dataclasses.asdict(result)
+    document["memory"]["total_bytes"] = result.memory.total_bytes
+    return document

@@ -1,0 +1,110 @@
+"""The Choice of one Linear at a given density and rank, with its exact bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from slc.compiler.budget.choice import Choice
+from slc.compiler.linear import Linear
+
+SparseValues = Literal["f16", "i8"]
+
+ALIGNMENT_BYTES = 64  # of every tensor in model.onnx.data, as artifact.writer lays it out
+PAGE_BYTES = 4096  # of tensors of at least LARGE_BYTES
+LARGE_BYTES = 1 << 20
+DENSE_BELOW_BYTES = 1024  # f32 weights this small are not worth an operator of their own
+INT8_GROUPS = (128, 64, 32, 16)
+# Level 4 (int8 activations): at levels 0 and 1 onnxruntime decodes the whole matrix to f32 in every
+# call, measured as 4·N·K bytes of transient memory and a ninetieth of the speed.
+MATMUL_NBITS_LEVEL = 4
+
+
+def aligned(size: int) -> int:
+    """Bytes that a tensor of `size` bytes takes in the data file, padding included."""
+    step = PAGE_BYTES if size >= LARGE_BYTES else ALIGNMENT_BYTES
+    return -(-size // step) * step
+
+
+def adapter_bytes(N: int, K: int, rank: int) -> int:
+    """A: [rank, K] and B: [N, rank] in f16, each aligned."""
+    return aligned(2 * rank * K) + aligned(2 * N * rank)
+
+
+def dense_bytes(linear: Linear) -> int:
+    """W in f32, aligned."""
+    return aligned(4 * linear.numel)
+
+
+def int8_group(K: int) -> int:
+    """Columns per scale of an 8-bit table: the largest of 128, 64, 32, 16 that divides K, or K."""
+    return next((group for group in INT8_GROUPS if K % group == 0), K)
+
+
+def int8_bytes(linear: Linear) -> int:
+    """Q: u8 [N, K] and its scales: f32 [N, K / group], each aligned."""
+    return aligned(linear.numel) + aligned(4 * linear.N * (linear.K // int8_group(linear.K)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Ceiling:
+    """The most of S and of the adapter that a Linear can have: of the checkpoint, or of the asked.
+
+    Attributes:
+      nnz: stored values of S.
+      rank: of the residual adapter.
+    """
+
+    nnz: int
+    rank: int
+
+
+def dense_choice(linear: Linear, reason: str) -> Choice:
+    """`linear` as it is, in f32."""
+    return Choice(
+        linear.name, "dense", "f32", nnz=linear.numel, weight_bytes=dense_bytes(linear),
+        reason=reason,
+    )  # fmt: skip
+
+
+def int8_choice(linear: Linear) -> Choice:
+    """Every weight of `linear` in 8 bits."""
+    return Choice(
+        linear.name, "int8", "i8", nnz=linear.numel, group=int8_group(linear.K),
+        accuracy_level=MATMUL_NBITS_LEVEL if linear.kind == "lm_head" else 1,
+        weight_bytes=int8_bytes(linear),
+    )  # fmt: skip
+
+
+def bitmap_choice(
+    linear: Linear, nnz: int, rank: int, values: SparseValues, group: int, extra_rank: int = 0
+) -> Choice:
+    """S of `nnz` values with an adapter of `rank`; dense, with a reason, where that is no larger.
+
+    Args:
+      linear: the weight.
+      nnz: stored values of S, 0 … N·K.
+      rank: of the residual adapter.
+      values: value type of S.
+      group: columns per scale of i8 values.
+      extra_rank: rank of task adapters, which are concatenated in either case.
+    """
+    from slc.ops.bitmap import encoded_bytes
+
+    extra = adapter_bytes(linear.N, linear.K, extra_rank) if extra_rank else 0
+    if 4 * linear.numel < DENSE_BELOW_BYTES:
+        return _with_extra(dense_choice(linear, "its f32 weight is smaller than 1 KiB"), extra)
+    scale_group = group if values == "i8" else 0
+    blob = aligned(encoded_bytes(linear.N, linear.K, nnz, values, scale_group))
+    weight = blob + adapter_bytes(linear.N, linear.K, rank + extra_rank)
+    if weight >= dense_bytes(linear) + extra:
+        reason = f"at this density and rank it would take {weight} bytes and dense f32 no more"
+        return _with_extra(dense_choice(linear, reason), extra)
+    return Choice(
+        linear.name, "bitmap", values, density=nnz / linear.numel, nnz=nnz, rank=rank,
+        group=scale_group, weight_bytes=weight,
+    )  # fmt: skip
+
+
+def _with_extra(choice: Choice, extra: int) -> Choice:
+    return dataclasses.replace(choice, weight_bytes=choice.weight_bytes + extra)

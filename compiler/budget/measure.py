@@ -1,0 +1,108 @@
+"""Measures what a session adds to its process, in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from slc.compiler.errors import ArtifactError
+
+LIBRARY_FILE = "libslc_ops.so"
+_TIMEOUT_S = 3600
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """What one fresh process saw.
+
+    Attributes:
+      peak_bytes: highest resident memory from just before the session was made to the end of the
+        last decode step, every mapped weight page touched, less what was resident before.
+      before_bytes: resident before, the imports of onnxruntime and numpy included.
+      load_seconds: making the session.
+      touched_bytes: of the weight file's mapping.
+      engine: "onnxruntime" or "onnxruntime-genai".
+      method: how the peak was read.
+    """
+
+    peak_bytes: int
+    before_bytes: int
+    load_seconds: float
+    touched_bytes: int
+    engine: str
+    method: str
+
+
+def measure_session(artifact: Path, *, context: int, batch: int = 1) -> Measurement:
+    """Loads `artifact` in a fresh process, runs it, and reads its peak memory.
+
+    A genai model folder is run by onnxruntime-genai, where that is installed: a prefill and a few
+    decode steps, `context` tokens in all. Any other graph gets inputs of its declared shapes,
+    twice, since onnxruntime takes a second block of memory in the second run.
+
+    Args:
+      artifact: a folder with model.onnx, or an ONNX file.
+      context: tokens of each sequence; the number for every open dimension but the first.
+      batch: sequences; the number for the first open dimension.
+
+    Raises:
+      ArtifactError: onnxruntime can't load or run it.
+    """
+    model = artifact / "model.onnx" if artifact.is_dir() else artifact
+    genai = (model.parent / "genai_config.json").is_file()
+    genai = genai and importlib.util.find_spec("onnxruntime_genai") is not None
+    library = _library(model.parent)
+    with _with_library(model, library, genai) as runnable:
+        command = [sys.executable, "-m", "slc.compiler.budget.measure_child", str(runnable)]
+        command += ["--context", str(context), "--batch", str(batch)]
+        command += ["--genai"] if genai else []
+        command += ["--library", str(library)] if library is not None and not genai else []
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S
+        )
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise ArtifactError(f"{artifact} can't be run to measure its memory: {lines[-1]}")
+    return Measurement(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def _library(folder: Path) -> Path | None:
+    """The artifact's own op library, else the installed one, else none: plain ONNX needs none."""
+    beside = folder / LIBRARY_FILE
+    if beside.is_file():
+        return beside
+    import slc.ops
+
+    try:
+        return Path(slc.ops.library_path())
+    except FileNotFoundError:
+        return None
+
+
+@contextlib.contextmanager
+def _with_library(model: Path, library: Path | None, genai: bool) -> Iterator[Path]:
+    """`model`, or a copy of its folder with the op library that its genai_config names.
+
+    An artifact for another platform has no library of this one, and genai takes it only from the
+    model's folder (links are refused as external data, hence a copy).
+    """
+    wanted = None
+    if genai:
+        config = json.loads((model.parent / "genai_config.json").read_text())
+        options = config["model"]["decoder"].get("session_options", {})
+        wanted = options.get("custom_ops_library")
+    if wanted is None or library is None or (model.parent / wanted).is_file():
+        yield model
+        return
+    with tempfile.TemporaryDirectory(prefix="slc-measure-") as folder:
+        shutil.copytree(model.parent, folder, dirs_exist_ok=True)
+        shutil.copyfile(library, Path(folder) / wanted)
+        yield Path(folder) / model.name

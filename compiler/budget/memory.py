@@ -1,0 +1,222 @@
+"""Predicts what a session adds to the process that loads it, line by line (design: --mem)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from slc.compiler.budget.activations import activation_peak
+from slc.compiler.budget.choice import Choice
+from slc.compiler.budget.encodings import aligned
+from slc.compiler.budget.shapes import concrete_shapes
+from slc.compiler.budget.steps import graph_steps
+from slc.compiler.linear import Linear
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+# Measured with onnxruntime 1.32, two threads, on a graph of one Add: code pages of the library that
+# run for the first time, session, thread pool. Through onnxruntime-genai the library itself is
+# first paged in when the model is made.
+RUNTIME_BYTES = 11_500_000
+GENAI_RUNTIME_BYTES = 36_500_000
+# Graph, kernels and execution plan, per node: MiniLM's 288 nodes and a Llama's 500 agree on it.
+NODE_BYTES = 8_000
+# The arena hands out a chunk of up to twice the size rather than split it; measured on MiniLM at
+# lengths of 16 to 512 it came to 3-6 %.
+ARENA_SLACK = 1.06
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryLine:
+    """One summand of the prediction.
+
+    Attributes:
+      name: what it is.
+      bytes: how much of it.
+      reckoned: how that was found, one clause for people.
+    """
+
+    name: str
+    bytes: int
+    reckoned: str
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryPlan:
+    """The arithmetic: the lines add up to the prediction."""
+
+    lines: tuple[MemoryLine, ...]
+
+    @property
+    def total_bytes(self) -> int:
+        """Predicted peak of what the session adds."""
+        return sum(line.bytes for line in self.lines)
+
+    def bytes_of(self, name: str) -> int:
+        """The line called `name`; 0 if there is none."""
+        return sum(line.bytes for line in self.lines if line.name == name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """What the session is asked to hold.
+
+    Attributes:
+      batch: sequences at a time.
+      context: tokens of each, prompt and answer.
+      genai_config: of a decoder that runs in onnxruntime-genai, else None.
+    """
+
+    batch: int
+    context: int
+    genai_config: Mapping[str, Any] | None = None
+
+
+def predict(
+    model: ir.Model,
+    linears: Sequence[Linear],
+    choices: Sequence[Choice],
+    workload: Workload,
+    extra_ranks: Mapping[str, int] | None = None,
+) -> MemoryPlan:
+    """The memory of a session on `model` once each Linear is stored by its Choice.
+
+    Args:
+      model: the graph before lowering; no weight is read.
+      linears: as the frontend found them.
+      choices: one for each of `linears`, in that order.
+      workload: batch and context.
+      extra_ranks: of task adapters, by Linear name.
+    """
+    chosen = sum(choice.weight_bytes for choice in choices)
+    prepacked = sum(_resident_extra(li, ch) for li, ch in zip(linears, choices, strict=True))
+    transient = max(
+        (_load_transient(li, ch) for li, ch in zip(linears, choices, strict=True)), default=0
+    )
+    runs = run_lines(model, linears, choices, workload, extra_ranks)
+    spare = max(0, transient - sum(line.bytes for line in runs))
+    return MemoryPlan(
+        (
+            MemoryLine("weights of Linears", chosen, "exact bytes of the data file, all touched"),
+            MemoryLine(
+                "other weights",
+                other_weight_bytes(model, linears, choices),
+                "exact bytes of biases, norms and tables",
+            ),
+            MemoryLine(
+                "pre-packing", prepacked, "onnxruntime's own copies of 8-bit and dense weights"
+            ),
+            *runs,
+            MemoryLine("loading", spare, "the largest weight twice, where running needs less"),
+            runtime_line(model, choices, workload),
+        )
+    )
+
+
+def run_lines(
+    model: ir.Model,
+    linears: Sequence[Linear],
+    choices: Sequence[Choice],
+    workload: Workload,
+    extra_ranks: Mapping[str, int] | None = None,
+) -> list[MemoryLine]:
+    """KV cache and activations."""
+    cache, cache_bytes, known = _kv_cache(model, workload)
+    weights = {linear.weight for linear in linears}
+    shapes = concrete_shapes(model, workload.batch, workload.context, known)
+    run = graph_steps(model, shapes, linears, choices, extra_ranks, cache | weights)
+    genai = workload.genai_config is not None
+    peak = activation_peak(run, outputs_bound=genai)
+    bytes_ = peak.bound_bytes + int((peak.bytes - peak.bound_bytes) * ARENA_SLACK)
+    reckoned = f"buffers as onnxruntime plans them, most at {peak.label}"
+    if run.unknown:
+        reckoned += f"; {run.unknown} values of unknown shape are left out"
+    activations = MemoryLine("activations", bytes_, reckoned)
+    if genai:
+        return [
+            MemoryLine("KV cache", cache_bytes, f"f32 keys and values, {workload.context} tokens"),
+            activations,
+        ]
+    # The first run of a shape is traced; the second gets one block as large as that trace.
+    return [activations, MemoryLine("memory pattern", bytes_, "onnxruntime's block for reruns")]
+
+
+def runtime_line(model: ir.Model, choices: Sequence[Choice], workload: Workload) -> MemoryLine:
+    """What any session costs, and its graph."""
+    base = RUNTIME_BYTES if workload.genai_config is None else GENAI_RUNTIME_BYTES
+    nodes = len(model.graph) + 2 * sum(choice.rank > 0 for choice in choices)
+    return MemoryLine("runtime", base + NODE_BYTES * nodes, "measured: session, threads, graph")
+
+
+def other_weight_bytes(
+    model: ir.Model, linears: Sequence[Linear], choices: Sequence[Choice]
+) -> int:
+    """Data-file bytes of the initializers that no Choice accounts for."""
+    accounted: dict[str, set[str]] = {}
+    for linear in linears:
+        accounted.setdefault(linear.weight, set()).update(linear.nodes)
+    total = 0
+    for name, value in model.graph.initializers.items():
+        readers = {node.name for node, _ in value.uses()}
+        if name in accounted and readers <= accounted[name]:
+            continue
+        tensor = value.const_value
+        total += aligned(tensor.nbytes) if tensor is not None else 0
+    return total
+
+
+def _resident_extra(linear: Linear, choice: Choice) -> int:
+    """Anonymous memory that onnxruntime keeps beside the mapped file, measured.
+
+    MatMulNBits of 8 bits, level 4, packs Q again with four f32 per group; untied, the mapping of Q
+    is given back. A dense MatMul's packed f32 replaces its mapping. Our operators read the mapping.
+    """
+    if choice.encoding == "int8" and linear.kind == "lm_head":
+        packed = linear.numel + 16 * linear.N * (linear.K // choice.group)
+        return packed if choice.shared_with else packed - linear.numel
+    return 0
+
+
+def _load_transient(linear: Linear, choice: Choice) -> int:
+    if choice.encoding == "int8" and linear.kind == "lm_head":
+        return linear.numel
+    return 4 * linear.numel if choice.encoding == "dense" and linear.kind != "embedding" else 0
+
+
+def _kv_cache(model: ir.Model, workload: Workload) -> tuple[frozenset[str], int, dict[str, int]]:
+    """(names of its graph values, its bytes, the numbers of its symbols).
+
+    onnxruntime-genai makes one buffer per layer of `context` tokens that the graph reads and
+    appends to; without `past_present_share_buffer` past and present lie side by side.
+    """
+    if workload.genai_config is None:
+        return frozenset(), 0, {}
+    decoder = workload.genai_config["model"]["decoder"]
+    layers = range(decoder["num_hidden_layers"])
+    names = {
+        template.replace("%d", str(layer))
+        for template in (
+            decoder["inputs"].get("past_key_names", ""),
+            decoder["inputs"].get("past_value_names", ""),
+            decoder["outputs"].get("present_key_names", ""),
+            decoder["outputs"].get("present_value_names", ""),
+        )
+        for layer in layers
+    }
+    itemsize, known = 4, {}
+    for value in model.graph.inputs:
+        if value.name in names and value.dtype is not None and value.shape is not None:
+            itemsize = value.dtype.bitwidth // 8
+            numbers = (
+                workload.batch, decoder["num_key_value_heads"], workload.context,
+                decoder["head_size"],
+            )  # fmt: skip
+            for dim, number in zip(value.shape, numbers, strict=False):
+                if not isinstance(dim, int) and dim.value is not None:
+                    known[dim.value] = number
+    shared = workload.genai_config.get("search", {}).get("past_present_share_buffer", False)
+    per_token = decoder["num_key_value_heads"] * decoder["head_size"] * itemsize * 2 * len(layers)
+    copies = 1 if shared else 2
+    return frozenset(names), copies * workload.batch * workload.context * per_token, known

@@ -1,0 +1,113 @@
+"""What the user may ask of the budget stage, and whether it makes sense."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from slc.compiler.budget.sizes import format_size
+from slc.compiler.errors import RequestError
+
+if TYPE_CHECKING:
+    from slc.compiler.frontends.source import Source
+
+DEFAULT_DENSITY = 0.5
+DEFAULT_RANK = 32
+CONTEXT_MAX_DEFAULT = 2048  # a longer one has to be asked for: its cache may outweigh the model
+CONTEXT_UNSTATED = 512  # for graphs that state no limit
+VALUES = ("auto", "f16", "i8")
+
+
+@dataclasses.dataclass(frozen=True)
+class BudgetOptions:
+    """The options of `slc export` and `slc plan` that decide sizes.
+
+    Attributes:
+      density: of every S, 0 … 1; None: by budget.
+      rank: of every residual adapter; None: by budget.
+      values: "auto", "f16" or "i8".
+      mem_bytes: what the session may add to its process; None: what the device can spare.
+      context: tokens per sequence, prompt and answer; None: the model's, at most 2048.
+      batch: sequences at a time.
+      group: columns that share a scale of i8 values, a multiple of 64.
+      extra_adapter_ranks: rank that static task adapters add, by Linear name.
+      head: "bitmap" (i8 at density 1) or "int8" (onnxruntime's MatMulNBits) for lm_head.
+    """
+
+    density: float | None = None
+    rank: int | None = None
+    values: str = "auto"
+    mem_bytes: int | None = None
+    context: int | None = None
+    batch: int = 1
+    group: int = 64
+    extra_adapter_ranks: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    head: str = "bitmap"
+
+
+def check_options(options: BudgetOptions) -> None:
+    """Refuses values that no model could take.
+
+    Raises:
+      RequestError: names the option, what was got and what was wanted.
+    """
+    density, rank = options.density, options.rank
+    if density is not None and not 0.0 <= density <= 1.0:  # NaN fails as well
+        raise RequestError(f"--density: got {density}, wanted a number from 0 to 1")
+    if rank is not None and (rank != int(rank) or rank < 0):
+        raise RequestError(f"--rank: got {rank}, wanted an integer of at least 0")
+    if options.values not in VALUES:
+        raise RequestError(f"--values: got {options.values!r}, wanted one of {', '.join(VALUES)}")
+    if options.batch < 1:
+        raise RequestError(f"--batch: got {options.batch}, wanted at least 1")
+    if options.group < 64 or options.group % 64 or options.group >= 1 << 32:
+        raise RequestError(f"--group: got {options.group}, wanted a multiple of 64")
+    if options.context is not None and options.context < 1:
+        raise RequestError(f"--context: got {options.context}, wanted at least 1")
+    if options.mem_bytes is not None and options.mem_bytes < 1:
+        raise RequestError(f"--mem: got {options.mem_bytes}, wanted a size such as 4GB")
+    if options.head not in ("bitmap", "int8"):
+        raise RequestError(f"head: got {options.head!r}, wanted 'bitmap' or 'int8'")
+
+
+def context_limit(source: Source) -> int | None:
+    """The most tokens that the model's positions allow; None where it states no limit."""
+    if source.genai_config is not None:
+        return int(source.genai_config["model"]["context_length"])
+    if source.hf_folder is None:
+        return None
+    config = source.hf_folder / "config.json"
+    if not config.is_file():
+        return None
+    stated = json.loads(config.read_text(encoding="utf-8")).get("max_position_embeddings")
+    if not isinstance(stated, int) or stated < 1:
+        return None
+    # RoBERTa's family counts positions from pad_token_id + 1 = 2 on: 514 rows serve 512 tokens.
+    return stated - 2 if stated % 128 == 2 and stated > 2 else stated
+
+
+def chosen_context(source: Source, options: BudgetOptions) -> int:
+    """The context after defaults.
+
+    Raises:
+      RequestError: more than the model's positions allow.
+    """
+    limit = context_limit(source)
+    if options.context is None:
+        return CONTEXT_UNSTATED if limit is None else min(limit, CONTEXT_MAX_DEFAULT)
+    if limit is not None and options.context > limit:
+        raise RequestError(
+            f"--context: got {options.context}, wanted at most the model's {limit} tokens"
+        )
+    return options.context
+
+
+def too_small(got: int, smallest: int, what: str, parts: str, hint: str) -> str:
+    """The sentence for a budget that nothing fits."""
+    return (
+        f"{what}: got {format_size(got)}, the smallest that fits is "
+        f"{format_size(smallest, up=True)} ({parts}); pass "
+        f"--mem {format_size(smallest, up=True).replace(' ', '')} or {hint}"
+    )
