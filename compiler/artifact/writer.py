@@ -29,6 +29,7 @@ SHAPE_CONSTANT_BYTES = 8192  # integer vectors up to here too: shape inference w
 _CHUNK_BYTES = 1 << 22
 _INTEGERS = frozenset({ir.DataType.INT32, ir.DataType.INT64})
 _PACKED_OP = "BitmapSparseGemm"
+_TOLERATED = ("No Op registered for", "Field 'shape' of 'type' is required but missing")
 
 Progress = Callable[[int, int, str], None]
 
@@ -233,10 +234,11 @@ def _attributes_in_memory(model: ir.Model) -> Iterator[None]:
 def _check(path: Path) -> None:
     """Runs onnx's own checker, as far as it knows the operators.
 
-    onnxruntime puts some of its operators into the standard domain; the checker can't know them.
+    onnxruntime puts some of its operators into the standard domain, which the checker can't know,
+    and runs graphs whose outputs state no shape, which the checker refuses.
     """
     try:
         onnx.checker.check_model(str(path))
     except onnx.checker.ValidationError as error:
-        if "No Op registered for" not in str(error):
+        if not any(text in str(error) for text in _TOLERATED):
             raise PostconditionError(f"the written graph is not valid ONNX: {error}") from error

@@ -1,0 +1,200 @@
+"""doctor and inspect: what is wrong, and what is there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import slc.ops
+from artifact.graphs import sparse_matrix, two_layers, write_artifact
+from slc.compiler.artifact import doctor as doctor_module
+from slc.compiler.artifact import elf
+from slc.compiler.artifact.artifact import host_platform
+from slc.compiler.artifact.doctor import Finding, doctor, explain
+from slc.compiler.artifact.inspect import inspect
+from slc.compiler.artifact.manifest import hash_files, read_manifest, write_manifest
+from slc.compiler.errors import ArtifactError
+from slc.ops import bitmap
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """With the op library inside, as an export makes it."""
+    folder = write_artifact(tmp_path / "out")
+    shutil.copyfile(slc.ops.library_path(), folder / "libslc_ops.so")
+    edit(folder, lambda m: m["op_library"].update(file="libslc_ops.so"))
+    return folder
+
+
+def edit(folder: Path, change) -> None:
+    """Changes the manifest and vouches for the files as they are now."""
+    manifest = read_manifest(folder)
+    change(manifest)
+    manifest["files"] = hash_files(folder)
+    write_manifest(folder, manifest)
+
+
+def only(findings: list[Finding]) -> Finding:
+    assert len(findings) == 1, findings
+    return findings[0]
+
+
+def test_nothing_is_wrong(out: Path) -> None:
+    assert doctor(out) == []
+    assert doctor() == []
+
+
+def test_no_artifact(tmp_path: Path) -> None:
+    assert "no manifest.json" in only(doctor(tmp_path)).what
+
+
+def test_altered_file(out: Path) -> None:
+    with open(out / "model.onnx", "ab") as file:
+        file.write(b"\0")
+    assert "model.onnx has" in doctor(out)[0].what
+
+
+def test_library_of_another_processor(out: Path) -> None:
+    library = out / "libslc_ops.so"
+    code = bytearray(library.read_bytes())
+    code[18:20] = (0xB7).to_bytes(2, "little")
+    library.write_bytes(code)
+    assert elf.machine(library) == "aarch64"
+    edit(out, lambda m: None)
+    finding = only(doctor(out))
+    assert finding.what == f"libslc_ops.so is for aarch64, the artifact for {host_platform()}"
+    library.write_bytes(b"not a library")
+    assert elf.machine(library) is None
+    edit(out, lambda m: None)
+    assert "no known processor" in only(doctor(out)).what
+
+
+def test_artifact_of_another_platform(out: Path) -> None:
+    (out / "libslc_ops.so").unlink()
+
+    def change(manifest: dict) -> None:
+        manifest["device"]["platform"] = "linux-riscv64"
+        manifest["op_library"] = {"file": None, "sha256": None, "note": "no library at hand"}
+
+    edit(out, change)
+    findings = doctor(out)
+    assert [f.severity for f in findings] == ["warning", "warning"]
+    assert findings[0].what == "no library at hand"
+    assert "linux-riscv64" in findings[1].what
+
+
+def test_runtime_too_old(out: Path) -> None:
+    edit(out, lambda m: m["device"].update(ort_min="99.0"))
+    assert "is older than 99.0" in only(doctor(out)).what
+
+
+def test_genai_too_old(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = doctor_module._version
+    monkeypatch.setattr(
+        doctor_module, "_version", lambda *p: "0.8.3" if "genai" in p[0] else version(*p)
+    )
+    assert doctor(out) == []
+    (out / "genai_config.json").write_text("{}")
+    edit(out, lambda m: None)
+    assert "onnxruntime-genai 0.8.3" in only(doctor(out)).what
+
+
+def test_cuda_without_cuda(out: Path) -> None:
+    edit(out, lambda m: m.update(provider="cuda"))
+    assert "no CUDA provider" in only(doctor(out)).what
+
+
+def test_corrupt_blob_that_the_manifest_vouches_for(out: Path) -> None:
+    data = bytearray((out / "model.onnx.data").read_bytes())
+    start = data.index(b"SLCB")
+    data[start + 200] ^= 1
+    (out / "model.onnx.data").write_bytes(data)
+    edit(out, lambda m: None)
+    assert only(doctor(out)).what.startswith("the weights first.packed are damaged: ")
+
+
+def test_no_library_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLC_OPS_LIBRARY", "/nowhere/libslc_ops.so")
+    assert "no op library" in only(doctor()).what
+
+
+@pytest.mark.parametrize(
+    ("text", "meaning"),
+    [
+        ("Fatal error: ai.slc:BitmapSparseGemm(-1) is not a registered function/op", "without"),
+        ("Failed to load library libslc_ops.so with error: x: wrong ELF class", "another kind"),
+        ("/lib/libc.so.6: version `GLIBC_2.38' not found", "newer C library"),
+        ("Failed to load library a with error: a: cannot open shared object file", "can't be"),
+        ("Unsupported version '25' in custom op 'X'", "older than the API"),
+        ("Domain already set in registry", "two op libraries"),
+        ("libcudart.so.12: cannot open shared object file", "CUDA libraries"),
+        ("Unsupported model IR version: 10, max supported IR version: 9", "too old"),
+    ],
+)
+def test_known_error_texts(text: str, meaning: str) -> None:
+    finding = explain(text)
+    assert finding is not None
+    assert meaning in finding.what
+
+
+def test_unregistered_library_in_onnxruntimes_own_words(out: Path) -> None:
+    import onnxruntime
+
+    with pytest.raises(Exception, match=r"ai\.slc") as caught:
+        onnxruntime.InferenceSession(out / "model.onnx")
+    finding = explain(str(caught.value))
+    assert finding is not None
+    assert "without the op library" in finding.what
+
+
+def test_library_registered_twice_in_onnxruntimes_own_words(out: Path) -> None:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    for _ in range(2):
+        options.register_custom_ops_library(str(out / "libslc_ops.so"))
+    with pytest.raises(Exception, match="Domain") as caught:
+        onnxruntime.InferenceSession(out / "model.onnx", options)
+    assert explain(str(caught.value)) is not None
+
+
+def test_other_text_is_not_explained() -> None:
+    assert explain("something else") is None
+
+
+def test_inspect_artifact(tmp_path: Path) -> None:
+    found = inspect(write_artifact(tmp_path / "out", two_layers(slots=True)))
+    json.dumps(found, allow_nan=False)
+    assert found["kind"] == "artifact"
+    assert found["operators"] == {
+        "Relu": 1,
+        "ai.slc.BitmapSparseGemm": 2,
+        "ai.slc.ConcatAdapterDown": 1,
+        "ai.slc.ConcatAdapterUp": 1,
+    }
+    assert found["inputs"] == [{"name": "x", "dtype": "FLOAT", "shape": ["batch", "length", 96]}]
+    assert [slot["name"] for slot in found["slots"]] == ["slot.A", "slot.B"]
+    assert found["linears"][0]["bits_per_weight"] == pytest.approx(8 * 17000 / (160 * 96))
+    assert found["totals"]["weight_bytes"] == 42600
+    assert found["totals"]["weights"] == 160 * 96 + 40 * 160
+
+
+def test_inspect_blob(tmp_path: Path) -> None:
+    matrix = sparse_matrix(0, 33, 70)
+    path = tmp_path / "w.bin"
+    blob = bitmap.encode(matrix, "i8", 64)
+    blob.tofile(path)
+    found = inspect(path)
+    json.dumps(found)
+    assert (found["kind"], found["n"], found["k"]) == ("blob", 33, 70)
+    assert found["nnz"] == np.count_nonzero(matrix)
+    assert found["bits_per_weight"] == pytest.approx(8 * blob.size / matrix.size)
+    path.write_bytes(blob.tobytes()[:-1])
+    with pytest.raises(ArtifactError, match="not a sound packed blob"):
+        inspect(path)
+    path.write_bytes(b"")
+    with pytest.raises(ArtifactError, match="not a sound packed blob"):
+        inspect(path)
