@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 # com.microsoft with these inputs); 1.17.3 and 1.19.2 refuse to load it.
 ORT_MIN = "1.23"
 
+# Without windowed caches, layers of local attention keep the whole context like the others: the
+# graph then runs in a plain session too, and on versions that don't know sliding_window_cache.
+_OPTIONS = ("hf_token=false", "windowed_kv_cache=false")
+
+# Architectures that the builder accepts and computes wrongly.
+_WRONG = {"OlmoForCausalLM": "writes an RMS norm where OLMo has a layer norm"}
+
 _NOT_ASSETS = {".bin", ".data", ".dll", ".md", ".safetensors", ".so"}  # weights, libraries
 
 
@@ -43,11 +50,18 @@ def check_target(target: Target | None) -> None:
 
 
 def check_config(config: dict[str, Any], folder: Path) -> None:
-    """Refuses what the builder takes and onnxruntime's attention then can't run.
+    """Refuses what the builder takes and what then can't run or gives wrong results.
 
     Raises:
-      ModelError: the heads' size is no multiple of 8, which GroupQueryAttention wants.
+      ModelError: the architecture is one of those, or the heads' size is no multiple of 8, which
+        GroupQueryAttention wants.
     """
+    for architecture in config.get("architectures") or ():
+        if architecture in _WRONG:
+            raise ModelError(
+                f"{str(folder)!r} is an {architecture}, for which onnxruntime-genai's builder "
+                f"{_WRONG[architecture]}: choose another model, or give slc an ONNX file"
+            )
     heads = config.get("num_attention_heads") or 1
     head_dim = config.get("head_dim") or config.get("hidden_size", 0) // heads
     if head_dim % 8:
@@ -68,7 +82,7 @@ def build(folder: Path, workdir: Path) -> ir.Model:
     command = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
     command += ["-i", str(folder.resolve()), "-o", str(workdir), "-p", "fp32", "-e", "cpu"]
     done = subprocess.run(
-        [*command, "-c", str(cache), "--extra_options", "hf_token=false"],
+        [*command, "-c", str(cache), "--extra_options", *_OPTIONS],
         capture_output=True,
         text=True,
         check=False,

@@ -128,7 +128,7 @@ def _reason_against(
         return f"is computed with in {dtype.name.lower()}; float32 and float16 are supported"
     if node.graph is not graph:
         return f"is used inside a subgraph, by {node.name!r}"
-    if node.op_type == "Gemm" and node.attributes.get_int("transA", 0):
+    if node.op_type == "Gemm" and node.attributes.get_int("transA", 0) != 0:
         return "is used by a Gemm with transA=1: its rows are not the batch"
     if shape[0] * shape[1] * 4 < BYTES_MIN:
         return "is under 1 KB: nothing to gain"
