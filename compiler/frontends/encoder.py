@@ -105,15 +105,17 @@ def export_module(
             verbose=False,
         )
         assert program is not None
-        # Layers that share a weight (ALBERT) each got a transposed copy of it.
-        common_passes.DeduplicateHashedInitializersPass(size_limit=1 << 62)(program.model)
         ir.save(program.model, path, external_data="model.onnx.data")
     except Exception as error:
         raise ModelError(
             f"torch can't export {label} to ONNX ({last_reason(error)}): "
             "export it to ONNX yourself and give slc that file"
         ) from error
-    return onnx_file.read(path)
+    graph = onnx_file.read(path)
+    # Layers that share a weight (ALBERT) each got a transposed copy of it. Only what was written and
+    # read back is contiguous, which the pass asks for.
+    common_passes.DeduplicateHashedInitializersPass(size_limit=1 << 62)(graph)
+    return graph
 
 
 def last_reason(error: BaseException) -> str:
