@@ -286,7 +286,7 @@ def _export_source(
     save_structured: PathLike | None, progress: Progress | None,
 ) -> None:  # fmt: skip
     from slc.compiler.artifact.assemble import assemble
-    from slc.compiler.frontends import weight_array
+    from slc.compiler.frontends.weights import matrix, weight_tensor
     from slc.compiler.passes.lowering import Lowering
     from slc.compiler.pipeline import lower
 
@@ -296,11 +296,13 @@ def _export_source(
     plan = _choose(source, target, request, adapters)
     slotted = adapters if request.adapter_slots else []
     checkpoint = _checkpoint(source, plan, request, method, save_structured, work, progress)
+    # The passes take weights out of the graph before the writer asks for them.
+    tensors = {linear.name: weight_tensor(source.graph, linear.weight) for linear in source.linears}
     lowering = Lowering(
         linears=source.linears,
         choices={choice.linear: choice for choice in plan.choices},
         checkpoint=checkpoint,
-        weight=lambda linear: weight_array(source, linear),
+        weight=lambda linear: matrix(tensors[linear.name], linear.transposed),
         adapters=_static(adapters) if not slotted else {},
         adapter_slots=request.adapter_slots,
     )

@@ -234,6 +234,6 @@ def test_verify_names_a_tampered_file(model: Path, tmp_path: Path) -> None:
 
 def test_inspect_artifact_and_doctor(artifact: Path) -> None:
     document = json.loads(slc("inspect", artifact, "--json").stdout)
-    assert document["ops"]["BitmapSparseGemm"] == 2
+    assert document["operators"]["ai.slc.BitmapSparseGemm"] == 2
     done = slc("doctor", artifact)
     assert done.returncode == 0, done.stderr

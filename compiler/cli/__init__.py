@@ -7,7 +7,6 @@ import sys
 import typer
 
 from slc.compiler.cli import (
-    adapters,
     devices,
     doctor,
     export,
@@ -33,7 +32,6 @@ app.command("verify")(verify.command)
 app.command("inspect")(inspect.command)
 app.command("devices")(devices.command)
 app.command("doctor")(doctor.command)
-app.add_typer(adapters.app, name="adapters")
 
 
 def main() -> None:

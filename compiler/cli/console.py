@@ -22,7 +22,11 @@ from rich.progress import (
 from slc.compiler.errors import BudgetError, SlcError
 from slc.targets import TargetError
 
-people = Console(stderr=True, highlight=False)
+WIDTH_OF_FILES = 120  # where stderr is no terminal, so that names are not folded
+
+people = Console(
+    stderr=True, highlight=False, width=None if sys.stderr.isatty() else WIDTH_OF_FILES
+)
 ProgressCallback = Callable[[int, int, str], None]
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from slc.compiler.cli import options as opt
 from slc.compiler.cli.console import emit, people
+from slc.compiler.cli.tables import table
 from slc.targets import Target, load, names
 
 
@@ -35,33 +36,30 @@ def _document(target: Target) -> dict[str, Any]:
 
 
 def _overview(targets: list[Target]) -> Table:
-    table = Table(title="device profiles")
-    for column in ("name", "arch", "memory", "usable", "GB/s", "cores", "onnxruntime", "verified"):
-        table.add_column(column)
-    for t in targets:
-        table.add_row(
-            t.name + (f" ({', '.join(t.aliases)})" if t.aliases else ""),
+    columns = ("name", "arch", ">memory GB", ">usable", ">GB/s", ">cores", "onnxruntime", "verified")
+    rows = [
+        (
+            " = ".join((t.name, *t.aliases[:1])),
             t.arch,
-            f"{t.memory_bytes / 1e9:.1f} GB",
-            f"{t.usable_bytes / 1e9:.1f} GB",
+            f"{t.memory_bytes / 1e9:.1f}",
+            f"{t.usable_bytes / 1e9:.1f}",
             f"{t.bandwidth_bytes_per_s / 1e9:.1f}",
-            str(t.cores),
+            t.cores,
             t.ort_min if t.ort_max in (None, t.ort_min) else f"{t.ort_min} to {t.ort_max}",
             "yes" if t.verified else "no",
         )
-    return table
+        for t in targets
+    ]
+    return table("device profiles", columns, rows)
 
 
 def _details(target: Target) -> Table:
-    table = Table(title=f"{target.name}: {target.description}")
-    for column in ("field", "value", "source"):
-        table.add_column(column, overflow="fold")
+    rows = []
     for field in dataclasses.fields(target):
         if field.name in ("sources", "name", "description", "notes"):
             continue
         value = getattr(target, field.name)
         text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-        table.add_row(field.name, text, target.sources.get(field.name, ""))
-    for note in target.notes:
-        table.add_row("note", note, "")
-    return table
+        rows.append((field.name, text, target.sources.get(field.name, "")))
+    rows += [("note", note, "") for note in target.notes]
+    return table(f"{target.name}: {target.description}", ("field", "value", "source"), rows)

@@ -9,6 +9,7 @@ Rules:
   2. A slot is a pair of overridable initializers of rank 0 and symbolic rank, in f32.
   3. A Linear with neither is left alone; the base may be our operator or a dense one.
   4. Graph outputs keep their name: the adapted value takes it over.
+  5. H and Y carry their types and, where known, their shapes.
 """
 
 from __future__ import annotations
@@ -121,8 +122,11 @@ def _attach(model: ir.Model, base: ir.Node, pairs: list[tuple[ir.Value, ir.Value
         name=f"{base.name}/ConcatAdapterUp",
     )
     y = up.outputs[0]
+    # onnxruntime 1.17 can't infer the outputs of an operator with left-out or variadic inputs.
     y.type, y.shape = y0.type, y0.shape
     down.outputs[0].type = y0.type
+    if y0.shape is not None:
+        down.outputs[0].shape = ir.Shape([*y0.shape[:-1], None])
     for use in readers:
         use.node.replace_input_with(use.idx, y)
     graph = model.graph

@@ -65,8 +65,7 @@ def _replace(
     if node.op_type == "Gemm" and len(node.inputs) > 2 and node.inputs[2] is not None:
         bias = _gemm_bias(model, node, linear)
         if bias is None:  # not a vector of N: added outside, as Gemm would broadcast it
-            bias_node = _scaled(node.inputs[2], _beta(node))
-            extra = bias_node
+            extra = _scaled(node.inputs[2], _beta(node))
         else:
             inputs.append(bias)
     new = ir.node(
@@ -77,6 +76,9 @@ def _replace(
         version=slc.ops.OP_VERSION,
         name=node.name,
     )
+    if node.outputs[0].type is None:  # an ONNX file without value_info: the type is that of x
+        node.outputs[0].type = _type(node)
+    new.outputs[0].type, new.outputs[0].shape = node.outputs[0].type, node.outputs[0].shape
     new_nodes, result = [new], new.outputs[0]
     if extra:
         add = ir.node("Add", [result, extra[-1].outputs[0]], name=f"{node.name}/bias")
@@ -84,6 +86,13 @@ def _replace(
     ir.convenience.replace_nodes_and_values(
         model.graph, node, [node], new_nodes, [node.outputs[0]], [result]
     )
+
+
+def _type(node: ir.Node) -> ir.TypeProtocol:
+    value = node.inputs[0]
+    if value is not None and value.type is not None:
+        return value.type
+    return ir.TensorType(ir.DataType.FLOAT)
 
 
 def _beta(node: ir.Node) -> float:

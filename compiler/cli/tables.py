@@ -1,0 +1,177 @@
+"""How results look to people: rich tables on stderr."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from slc.compiler.budget.sizes import format_size
+
+if TYPE_CHECKING:
+    from slc.compiler.artifact.report import VerifyReport
+    from slc.compiler.budget import Plan
+    from slc.targets import Target
+
+ROWS_MAX = 12  # of a long table; --json has them all
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """A plain table; every cell becomes text, numbers are right-aligned."""
+    result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        justify: Literal["left", "right"] = "right" if column.startswith(">") else "left"
+        result.add_column(column.lstrip(">"), justify=justify, overflow="fold")
+    for row in rows:
+        result.add_row(*(str(cell) for cell in row))
+    return result
+
+
+def print_export(console: Console, path: Path, manifest: Mapping[str, Any]) -> None:
+    """What was made, what it needs, what is missing."""
+    _print_choices(console, [entry["choice"] for entry in manifest["linears"]])
+    _print_memory(console, [(line["what"], line["bytes"]) for line in manifest["memory"]["lines"]])
+    _print_refusals(console, manifest["refusals"])
+    size = sum(entry["bytes"] for entry in manifest["files"].values())
+    console.print(f"{path}: {format_size(size)} for {manifest['device']['name']}", soft_wrap=True)
+    note = manifest["op_library"]["note"]
+    if note:
+        console.print(f"[yellow]missing:[/] {note}", soft_wrap=True)
+
+
+def print_plan(console: Console, plan: Plan, target: Target) -> None:
+    """The Choices, the arithmetic and what was decided by default."""
+    rows = [
+        (c.linear, c.encoding, c.value_type, f"{c.density:.3f}", c.rank, format_size(c.weight_bytes),
+         c.reason or "")
+        for c in plan.choices[:ROWS_MAX]
+    ]  # fmt: skip
+    columns = ("Linear", "encoding", "values", ">density", ">rank", ">bytes", "reason")
+    console.print(table(f"choices for {target.name}", columns, rows))
+    if len(plan.choices) > ROWS_MAX:
+        console.print(f"  … and {len(plan.choices) - ROWS_MAX} more Linears (--json lists all)")
+    _print_memory(console, [(line.name, line.bytes) for line in plan.memory.lines])
+    console.print(f"allowed: {format_size(plan.allowed_bytes)}; context {plan.context} tokens")
+    _print_refusals(console, [{"name": r.name, "reason": r.reason} for r in plan.refusals])
+    for note in plan.notes:
+        console.print(f"note: {note}", soft_wrap=True)
+
+
+def print_verify(console: Console, report: VerifyReport) -> None:
+    """Every check, and whether it passed."""
+    for problem in report.checksum_problems:
+        console.print(f"[bold red]checksum:[/] {problem}", soft_wrap=True)
+    if report.outputs:
+        columns = ("output", "inputs", ">max error", ">allowed", ">mean error", ">allowed", "")
+        rows = [
+            (o.output, o.probe, f"{o.max_error:.2e}", f"{o.max_tolerance:.2e}",
+             f"{o.mean_error:.2e}", f"{o.mean_tolerance:.2e}", _mark(o.passed))
+            for o in _worst_first(report.outputs)[:ROWS_MAX]
+        ]  # fmt: skip
+        console.print(table("against the same weights run densely", columns, rows))
+    if report.linears:
+        worst = max(report.linears, key=lambda check: check.used)
+        failed = [check.node for check in report.linears if not check.passed]
+        console.print(
+            f"{len(report.linears)} operators against f64: {len(failed)} beyond their bound; the "
+            f"worst uses {worst.used:.1%} of it ({worst.node})",
+            soft_wrap=True,
+        )
+    if report.tokens is not None:
+        t = report.tokens
+        console.print(f"greedy tokens: {t.equal} of {len(t.tokens)} equal {_mark(t.passed)}")
+    for d in report.distances:
+        console.print(
+            f"against {d.against}, {d.output}, {d.probe}: max {d.max_error:.2e}, mean "
+            f"{d.mean_error:.2e}, cosine {d.cosine:.5f}",
+            soft_wrap=True,
+        )
+    if report.memory is not None:
+        m = report.memory
+        budget = "no budget given" if m.budget_bytes is None else f"of {format_size(m.budget_bytes)}"
+        console.print(
+            f"session memory: measured {format_size(m.measured_bytes)}, predicted "
+            f"{format_size(m.predicted_bytes)}, {budget} {_mark(m.passed)}"
+        )
+    console.print("[bold green]passed[/]" if report.passed else "[bold red]failed[/]")
+
+
+def print_inspect(console: Console, document: Mapping[str, Any]) -> None:
+    """The facts as lines, the Linears as a table."""
+    for key, value in document.items():
+        if key == "linears":
+            _print_linears(console, value)
+        elif isinstance(value, list):
+            for row in value:
+                console.print(f"{key}: " + ", ".join(f"{k} {_cell(v)}" for k, v in row.items()))
+        elif isinstance(value, dict):
+            text = ", ".join(f"{k} {_cell(v)}" for k, v in value.items() if not _nested(v))
+            console.print(f"{key}: {text or ', '.join(value)}", soft_wrap=True)
+        else:
+            console.print(f"{key}: {_cell(value)}", soft_wrap=True)
+
+
+def _print_linears(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
+    hidden = ("reason", "kind")
+    columns = [c for c in rows[0] if c not in hidden] if rows else []
+    numbers = {c for c in columns if rows and isinstance(rows[0][c], (int, float))}
+    heads = [f">{c}" if c in numbers else c for c in columns]
+    cells = [[_cell(row[c]) for c in columns] for row in rows[:ROWS_MAX]]
+    console.print(table("linears", heads, cells))
+    if len(rows) > ROWS_MAX:
+        console.print(f"  … and {len(rows) - ROWS_MAX} more (--json lists all)")
+
+
+def _nested(value: object) -> bool:
+    return isinstance(value, (list, dict))
+
+
+def _print_choices(console: Console, choices: Sequence[Mapping[str, Any]]) -> None:
+    """One row per distinct way of storing."""
+    groups: dict[tuple[str, str, str, int], list[Mapping[str, Any]]] = {}
+    for c in choices:
+        key = (c["encoding"], c["value_type"], f"{c['density']:.3f}", c["rank"])
+        groups.setdefault(key, []).append(c)
+    rows = [
+        (len(group), *key, format_size(sum(c["weight_bytes"] for c in group)))
+        for key, group in sorted(groups.items(), key=lambda item: -len(item[1]))
+    ]
+    columns = (">Linears", "encoding", "values", ">density", ">rank", ">bytes")
+    console.print(table("how the Linears are stored", columns, rows[:ROWS_MAX]))
+    reasons = Counter(c["reason"] for c in choices if c["reason"])
+    for reason, count in reasons.items():
+        console.print(f"{count} left dense: {reason}", soft_wrap=True)
+
+
+def _print_memory(console: Console, lines: Sequence[tuple[str, int]]) -> None:
+    rows = [(what, format_size(size)) for what, size in lines if size]
+    rows.append(("the session adds", format_size(sum(size for _, size in lines))))
+    console.print(table("predicted memory", ("what", ">bytes"), rows))
+
+
+def _print_refusals(console: Console, refusals: Sequence[Mapping[str, str]]) -> None:
+    for refusal in refusals[:ROWS_MAX]:
+        console.print(f"left as it is: {refusal['name']}: {refusal['reason']}", soft_wrap=True)
+    if len(refusals) > ROWS_MAX:
+        console.print(f"  … and {len(refusals) - ROWS_MAX} more")
+
+
+def _worst_first(outputs: Sequence[Any]) -> list[Any]:
+    return sorted(outputs, key=lambda o: (o.passed, -o.max_error / max(o.max_tolerance, 1e-300)))
+
+
+def _mark(passed: bool) -> str:
+    return "[green]ok[/]" if passed else "[bold red]FAILED[/]"
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value)

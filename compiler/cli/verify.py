@@ -1,0 +1,40 @@
+"""`slc verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from slc.compiler.cli import options as opt
+from slc.compiler.cli.console import emit, people, progress_bar
+from slc.compiler.cli.tables import print_verify
+
+
+def command(
+    artifact: Annotated[Path, typer.Argument(help="A folder that `slc export` made.")],
+    reference: Annotated[
+        Optional[Path], typer.Option(help="The original model: also report the distance to it.")
+    ] = None,
+    checksums: Annotated[
+        bool, typer.Option("--checksums", help="Only the hashes of the files.")
+    ] = False,
+    memory: Annotated[
+        bool, typer.Option(help="Also measure the session in a process of its own.")
+    ] = True,
+    json: opt.Json = False,
+) -> None:
+    """Check ARTIFACT: files, numerics against the same weights run densely, memory. Exit 1 if not."""
+    from slc.compiler import verify
+
+    with progress_bar() as progress:
+        report = verify(
+            artifact, reference=reference, checksums_only=checksums, memory=memory,
+            progress=progress,
+        )  # fmt: skip
+    print_verify(people, report)
+    if json:
+        emit(report.to_json())
+    if not report.passed:
+        raise typer.Exit(1)
