@@ -51,7 +51,7 @@ def _to_input(model: ir.Model, weight: str, readers: Set[str]) -> None:
     if node is not None:
         tensor = node.attributes["value"].as_tensor()
     assert tensor is not None
-    given = ir.Input(weight, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype))
+    given = ir.Input(weight, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype))
     value.replace_all_uses_with(given)
     if node is None:
         del graph.initializers[weight]

@@ -26,7 +26,7 @@ Progress = Callable[[int, int, str], None]
 LIMIT_TOKENS = 16384  # mean squares settle long before this
 TOKENS_PER_TEXT = 512
 
-_TYPES = {
+_TYPES: dict[str, np.dtype[Any]] = {
     "tensor(int64)": np.dtype(np.int64),
     "tensor(int32)": np.dtype(np.int32),
     "tensor(bool)": np.dtype(np.bool_),
@@ -66,7 +66,7 @@ def activation_statistics(
         return _accumulate(session, probes, runs, progress)
 
 
-def _session(model: Any, folder: Path) -> Any:  # noqa: ANN401
+def _session(model: Any, folder: Path) -> Any:
     """An onnxruntime session on the CPU for `model`, written to `folder`."""
     import onnxruntime as ort
 
@@ -87,7 +87,7 @@ def _session(model: Any, folder: Path) -> Any:  # noqa: ANN401
 
 
 def _accumulate(
-    session: Any,  # noqa: ANN401
+    session: Any,
     probes: dict[str, list[Probe]],
     runs: Iterable[tuple[dict[str, Array], int, int]],
     progress: Progress | None,
@@ -118,7 +118,7 @@ def _accumulate(
 
 def _runs(
     source: Source,
-    session: Any,  # noqa: ANN401
+    session: Any,
     path: Path,
     limit_tokens: int,
 ) -> Iterator[tuple[dict[str, Array], int, int]]:
@@ -181,7 +181,7 @@ def _positions(folder: Path) -> int:
     return int(config.get("max_position_embeddings") or TOKENS_PER_TEXT)
 
 
-def token_feeds(source: Source, session: Any, ids: list[int]) -> dict[str, Array]:  # noqa: ANN401
+def token_feeds(source: Source, session: Any, ids: list[int]) -> dict[str, Array]:
     """Every input of a language model's graph for one text: batch 1, no padding, no past.
 
     Raises:
@@ -223,7 +223,7 @@ def _empty_past(source: Source, shape: list[int | str | None]) -> list[int]:
     return [int(d or 0) for d in dims]
 
 
-def _dtype(value: Any) -> np.dtype[Any]:  # noqa: ANN401
+def _dtype(value: Any) -> np.dtype[Any]:
     """A session input's numpy type."""
     try:
         return _TYPES[value.type]

@@ -219,7 +219,7 @@ class StructuredCheckpoint:
                 got = part.get_dtype(), tuple(part.get_shape())
                 if got != (_SAFETENSORS_TYPES[dtype.name], shape):
                     raise self._damaged(
-                        entry, f"{name!r} as {got[0]} {list(got[1])}, not {dtype.name} {list(shape)}"
+                        entry, f"{name!r} as {got[0]} {list(got[1])}, not {dtype} {list(shape)}"
                     )
 
     def _check_sparse(self, entry: Entry, index: Index, value: F32) -> None:
@@ -278,5 +278,3 @@ def tensor_shapes(
     if entry.has_scale:
         shapes["scale"] = (f32, (entry.K,))
     return shapes
-
-

@@ -81,7 +81,10 @@ def decompose(
 
 
 def _run(
-    work: Callable[[Linear], None], linears: list[Linear], jobs: int | None, progress: Progress | None
+    work: Callable[[Linear], None],
+    linears: list[Linear],
+    jobs: int | None,
+    progress: Progress | None,
 ) -> None:
     """Calls `work` for every Linear, `jobs` at once, large ones first; stops at the first error.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Literal
 
 import numpy as np
@@ -88,9 +89,7 @@ def measured(
         scaled = _errors(W * scale, B, A * scale, norms[1])
         importance = value * scale[index % index.dtype.type(K)]
     tail = _tail(importance)
-    return Decomposition(
-        index, value, A, B, order, scale, singular_values, plain, scaled, tail
-    )
+    return Decomposition(index, value, A, B, order, scale, singular_values, plain, scaled, tail)
 
 
 def sum_squares(x: F32, column_scale: F32 | None = None) -> float:
@@ -121,7 +120,7 @@ def _errors(R: F32, B: F32, A: F32, weight: float) -> SquaredErrors:
 def _tail(importance: F32) -> tuple[float, ...]:
     """Sums of squares after nnz·j/64 entries, j = 0 … 64, of values in order of importance."""
     cuts = tail_cuts(importance.size)
-    parts = [sum_squares(importance[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
+    parts = [sum_squares(importance[a:b]) for a, b in itertools.pairwise(cuts)]
     return tuple(float(s) for s in np.append(np.cumsum(parts[::-1])[::-1], 0.0))
 
 

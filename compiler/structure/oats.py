@@ -68,9 +68,7 @@ def decompose_matrix(
     return measured(W, index, value, B, A / scale, sigma, order="row", scale=scale)
 
 
-def _alternate(
-    X: F32, per_row: int, rank: int, iterations: int, seed: int
-) -> tuple[F32, F32, F32]:
+def _alternate(X: F32, per_row: int, rank: int, iterations: int, seed: int) -> tuple[F32, F32, F32]:
     """B [N, r], A [r, K] and sigma [r] of L after `iterations` alternations on X [N, K]."""
     N, K = X.shape
     rank = min(rank, N, K)

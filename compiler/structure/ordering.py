@@ -22,9 +22,9 @@ def index_dtype(N: int, K: int) -> np.dtype[np.unsignedinteger]:
     return np.dtype(np.uint32 if N * K < 2**32 else np.uint64)
 
 
-def global_count(N: int, K: int, density: float) -> int:
-    """Entries that `density` keeps of an [N, K] matrix ordered globally."""
-    return round(density * N * K)
+def global_count(numel: int, density: float) -> int:
+    """Entries that `density` keeps of a matrix of `numel` entries ordered globally."""
+    return round(density * numel)
 
 
 def row_count(K: int, density: float) -> int:

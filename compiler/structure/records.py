@@ -137,8 +137,9 @@ def entry_from(linear: Linear, row: Json) -> Entry:
     entry = Entry(linear, **fields)
     if type(entry.nnz) is not int or not 0 <= entry.nnz <= linear.numel:
         raise ValueError(f"nnz is {entry.nnz!r}, not a number from 0 to {linear.numel}")
-    if type(entry.rank) is not int or not 0 <= entry.rank <= min(linear.N, linear.K):
-        raise ValueError(f"rank is {entry.rank!r}, not a number from 0 to {min(linear.N, linear.K)}")
+    side = min(linear.N, linear.K)
+    if type(entry.rank) is not int or not 0 <= entry.rank <= side:
+        raise ValueError(f"rank is {entry.rank!r}, not a number from 0 to {side}")
     if entry.order not in ("global", "row"):
         raise ValueError(f"order is {entry.order!r}, not 'global' or 'row'")
     if entry.has_scale is not True and entry.has_scale is not False:

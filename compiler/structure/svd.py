@@ -96,8 +96,8 @@ def _gram_svd(E: F32, rank: int) -> tuple[F32, F32, F32]:
     a singular value is lost in the rounding of the Gram matrix.
     """
     if E.shape[0] < E.shape[1]:
-        V, sigma, U = _gram_svd(E.T, rank)
-        return U, sigma, V
+        right, sigma32, left = _gram_svd(E.T, rank)
+        return left, sigma32, right
     E64 = E.astype(np.float64)
     _, vectors = np.linalg.eigh(E64.T @ E64)
     V = vectors[:, ::-1][:, :rank]

@@ -53,14 +53,14 @@ class CheckpointWriter:
         self.meta = meta
         self._source = source
         if self.path.exists():
-            raise RequestError(f"{str(self.path)!r} exists already: choose another name or remove it")
+            raise RequestError(f"{str(path)!r} exists already: choose another name or remove it")
         self._partial = self.path.with_name(self.path.name + ".partial")
         (self._partial / LINEARS_FOLDER).mkdir(parents=True, exist_ok=True)
         (self._partial / INDEX_FILE).unlink(missing_ok=True)
         self._places = {linear.name: i for i, linear in enumerate(source.linears)}
         self._entries: dict[str, Entry] = {}
 
-    def fingerprint(self, linear: Linear, W: F32, statistics: Any = None) -> str:  # noqa: ANN401
+    def fingerprint(self, linear: Linear, W: F32, statistics: Any = None) -> str:
         """Of all that decides a Linear's file: its record, weight, statistics and the settings."""
         digest = hashlib.sha256(
             json.dumps(
@@ -150,9 +150,7 @@ class CheckpointWriter:
         return f"{LINEARS_FOLDER}/{self._places[linear.name]:05d}.safetensors"
 
 
-def _write_safetensors(
-    path: Path, entry: Entry, arrays: dict[str, Any], fingerprint: str
-) -> None:
+def _write_safetensors(path: Path, entry: Entry, arrays: dict[str, Any], fingerprint: str) -> None:
     """A safetensors file in a fixed order, straight from the arrays: nothing is copied."""
     note = json.dumps({"fingerprint": fingerprint, "entry": entry_json(entry)}, allow_nan=False)
     header: Json = {"__metadata__": {METADATA_KEY: note}}
