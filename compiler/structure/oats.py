@@ -62,9 +62,10 @@ def decompose_matrix(
     X = W * scale
     B, A, sigma = _alternate(X, per_row, rank, iterations, seed)
     X -= B @ A  # what S is chosen from
-    index = row_order(np.abs(X), per_row)
-    columns = index % index.dtype.type(W.shape[1])
-    value = X.reshape(-1)[index] / scale[columns]
+    index = row_order(X, per_row)
+    value = X.reshape(-1)[index]
+    del X
+    value /= scale[index % index.dtype.type(W.shape[1])]
     return measured(W, index, value, B, A / scale, sigma, order="row", scale=scale)
 
 

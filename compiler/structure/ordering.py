@@ -1,8 +1,8 @@
 """Importance order: which entries S keeps, most important first.
 
 Both orders are total (ties go to the lower index), so a prefix is the same set on every machine.
-A key holds the inverted bits of a non-negative float above the index: for such floats the bits
-sort as the values do, and numpy's vectorised integer sort then needs no argsort and no stability.
+A key holds the inverted bits of |importance| above the index: without a sign the bits of floats
+sort as their values do, and numpy's vectorised integer sort then needs no argsort, no stability.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import numpy.typing as npt
 Index = npt.NDArray[np.unsignedinteger]
 F32 = npt.NDArray[np.float32]
 
-_INDEX_BITS = np.uint64(32)
 _INDEX_MASK = np.uint64(0xFFFFFFFF)
+_SIGN = np.uint32(0x80000000)
+_BLOCK_ELEMS = 1 << 18  # rows sorted together: their keys stay in the cache
 
 
 def index_dtype(N: int, K: int) -> np.dtype[np.unsignedinteger]:
@@ -36,7 +37,7 @@ def global_order(importance: F32, count: int) -> Index:
     """Flat row-major indices of the `count` largest entries, largest first.
 
     Args:
-      importance: f32 [N, K], non-negative and finite.
+      importance: f32 [N, K], finite; its sign does not matter.
       count: how many, at most N·K.
 
     Returns:
@@ -63,7 +64,7 @@ def row_order(importance: F32, per_row: int) -> Index:
     N·j entries holds exactly the j largest of every row.
 
     Args:
-      importance: f32 [N, K], non-negative and finite.
+      importance: f32 [N, K], finite; its sign does not matter.
       per_row: how many per row, at most K.
 
     Returns:
@@ -72,7 +73,7 @@ def row_order(importance: F32, per_row: int) -> Index:
     N, K = importance.shape
     dtype = index_dtype(N, K)
     columns = np.empty((N, per_row), dtype)
-    rows_at_once = max(1, (1 << 20) // max(K, 1))
+    rows_at_once = max(1, _BLOCK_ELEMS // K)
     for start in range(0, N, rows_at_once):
         block = np.ascontiguousarray(importance[start : start + rows_at_once])
         keys = _keys(block.reshape(-1)).reshape(block.shape)
@@ -83,14 +84,14 @@ def row_order(importance: F32, per_row: int) -> Index:
 
 
 def _keys(flat: F32) -> npt.NDArray[np.uint64]:
-    """Keys that sort ascending by falling value, then by rising index; u64 [size < 2^32]."""
-    bits = np.bitwise_not((flat + np.float32(0)).view(np.uint32))  # +0 turns -0 into 0
-    keys = bits.astype(np.uint64)
-    keys <<= _INDEX_BITS
-    keys |= np.arange(flat.size, dtype=np.uint64)
+    """Keys that sort ascending by falling magnitude, then by rising index; u64 [size < 2^32]."""
+    keys = np.empty(flat.size, "<u8")
+    halves = keys.view("<u4").reshape(-1, 2)
+    halves[:, 0] = np.arange(flat.size, dtype=np.uint32)
+    np.bitwise_or(~flat.view(np.uint32), _SIGN, out=halves[:, 1])
     return keys
 
 
 def _order_by_argsort(flat: F32, count: int) -> Index:
     """The same order where an index needs more than 32 bits."""
-    return np.argsort(-flat, kind="stable")[:count].astype(np.uint64)
+    return np.argsort(-np.abs(flat), kind="stable")[:count].astype(np.uint64)

@@ -30,7 +30,7 @@ def decompose_matrix(W: F32, *, density: float, rank: int, seed: int = 0) -> Dec
     Returns:
       S ordered globally by magnitude, the adapter by singular value of E.
     """
-    index = global_order(np.abs(W), global_count(W.size, density))
+    index = global_order(W, global_count(W.size, density))
     flat = W.reshape(-1)
     value = flat[index]
     flat[index] = 0

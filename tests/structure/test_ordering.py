@@ -10,12 +10,12 @@ from slc.compiler.structure import ordering
 IMPORTANCE = hnp.arrays(
     np.float32,
     hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=40),
-    elements=st.sampled_from([0.0, -0.0, 1e-42, 1e-40, 0.5, 0.50000006, 1.0, 3e38]),
+    elements=st.sampled_from([0.0, -0.0, 1e-42, -1e-40, 0.5, -0.50000006, -1.0, 3e38]),
 )
 
 
 def brute_force(flat: np.ndarray) -> list[int]:
-    return sorted(range(flat.size), key=lambda i: (-float(flat[i]), i))
+    return sorted(range(flat.size), key=lambda i: (-abs(float(flat[i])), i))
 
 
 @given(IMPORTANCE, st.floats(0, 1))
