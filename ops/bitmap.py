@@ -144,8 +144,7 @@ def encode(S: Floats, value_type: ValueType = "f16", group: int = 64,
     n, k = S.shape
     group = _checked_group(value_type, group)
     masks, starts = _encode_masks(S, mask)
-    scale_max = _largest(S, mask, value_type)
-    exponent = _exponent(scale_max)
+    exponent = _exponent(_largest(S, mask), value_type)
     sections = _sections(n, k, int(starts[-1]), value_type, group, TILE_ROWS)
     blob = np.zeros(sections.total, np.uint8)
     blob[sections.starts : sections.starts + starts.nbytes] = starts.view(np.uint8)
@@ -206,20 +205,23 @@ def _encode_masks(S: Floats, mask: npt.NDArray[np.bool_] | None
     return masks, starts
 
 
-def _largest(S: Floats, mask: npt.NDArray[np.bool_] | None, value_type: ValueType) -> float:
-    """The largest magnitude among the numbers that are kept as f16: values, or scales for i8."""
+def _largest(S: Floats, mask: npt.NDArray[np.bool_] | None) -> float:
+    """The largest magnitude among the stored values."""
     largest = 0.0
     for rows in _chunks(*S.shape):
         chunk = S[rows] if mask is None else np.where(mask[rows], S[rows], np.float32(0))
         largest = max(largest, float(chunk.max()), -float(chunk.min()))
-    return largest / 127 if value_type == "i8" else largest
+    return largest
 
 
-def _exponent(largest: float) -> int:
-    """The exponent that brings `largest` into [2^14, 2^15)."""
+def _exponent(largest: float, value_type: ValueType) -> int:
+    """The exponent that brings the largest f16 number of the blob into [2^14, 2^15)."""
     if largest == 0:
         return 0
-    return min(max(math.frexp(largest)[1] - 15, _EXPONENT_MIN), _EXPONENT_MAX)
+    if largest >= 2.0**127:  # rounding could take it past float32
+        raise ValueError(f"S: got a magnitude of {largest}, wanted less than 2^127")
+    kept = largest / 127 if value_type == "i8" else largest
+    return min(max(math.frexp(kept)[1] - 15, _EXPONENT_MIN), _EXPONENT_MAX)
 
 
 def _times_power_of_two(values: Floats, power: int) -> Floats:
@@ -248,6 +250,7 @@ def _encode_i8(S: Floats, mask: npt.NDArray[np.bool_] | None, exponent: int, gro
                scales: Any, values: Any) -> None:
     n, k = S.shape
     groups = scales.shape[1]
+    lift = -exponent if exponent < -60 else 0  # else 1 / scale would overflow
     begin = 0
     for rows in _chunks(n, k):
         stored = _stored(S, mask, rows)
@@ -256,13 +259,14 @@ def _encode_i8(S: Floats, mask: npt.NDArray[np.bool_] | None, exponent: int, gro
         np.copyto(chunk[:, :k], S[rows])
         if mask is not None:
             chunk[:, :k][~stored] = 0
+        _times_power_of_two(chunk, lift)
         by_group = chunk.reshape(count, groups, group)
         peak = np.maximum(by_group.max(axis=2), -by_group.min(axis=2))
-        scales[rows] = _times_power_of_two(peak / np.float32(127), -exponent)
+        scales[rows] = _times_power_of_two(peak / np.float32(127), -exponent - lift)
         # The scale as the reader will see it; 0 stands for a group whose values all round to 0.
-        scale = scales[rows].astype(np.float64) * 2.0**exponent
+        scale = scales[rows].astype(np.float64) * 2.0 ** (exponent + lift)
         inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
-        by_group *= np.minimum(inverse, 3e38).astype(np.float32)[:, :, None]
+        by_group *= inverse.astype(np.float32)[:, :, None]
         np.rint(chunk, out=chunk)
         np.maximum(np.minimum(chunk, 127, out=chunk), -127, out=chunk)
         kept = chunk[:, :k].astype(np.int8)[stored]

@@ -2,8 +2,10 @@
 
 A dot product of K terms in float32, in whatever order, with or without fused multiply-add, obeys
 |computed - exact| <= gamma(K) * sum |x_k * w_k| with gamma(n) = n*u / (1 - n*u), u = 2^-24 (Higham,
-Accuracy and Stability of Numerical Algorithms, section 3.1). What a kernel does beside the sum
-(scaling, bias) counts as a few more terms.
+Accuracy and Stability of Numerical Algorithms, section 3.1). Our kernels keep at least eight partial
+sums, by column modulo 8, so no value passes through more than K/8 additions and a few: that is the
+bound they are held to, since gamma(4096) would let a whole lost term through. What a kernel does
+beside the sum (adding up the lanes, scaling, bias) counts as a few more terms.
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ Float64s = npt.NDArray[np.float64]
 UNIT_F32 = 2.0**-24
 UNIT_F16 = 2.0**-11
 SUBNORMAL_F16 = 2.0**-25  # half the distance of f16's smallest numbers
-# Operations on a value beside the K of the sum: a scale, 2^exponent, a gate, the bias, Y0.
-EXTRA_TERMS = 8
+LANES = 8
+# Operations on a value beside those of its lane: adding up lanes and blocks, a scale, 2^exponent, a
+# gate, the bias, Y0.
+EXTRA_TERMS = 16
 
 
 def gamma(n: int) -> float:
@@ -28,12 +32,12 @@ def gamma(n: int) -> float:
     return n * UNIT_F32 / (1 - n * UNIT_F32)
 
 
-def matmul_bound(X: Array, W: Array, added: Array | None = None) -> Float64s:
+def matmul_bound(X: Array, W: Array, added: Array | None = None, lanes: int = LANES) -> Float64s:
     """Bound for every element of X · Wᵀ + added: [..., N], X: [..., K], W: [N, K]."""
     magnitude = np.abs(X.astype(np.float64)) @ np.abs(W.astype(np.float64)).T
     if added is not None:
         magnitude = magnitude + np.abs(added.astype(np.float64))
-    return gamma(X.shape[-1] + EXTRA_TERMS) * magnitude
+    return gamma(-(-X.shape[-1] // lanes) + EXTRA_TERMS) * magnitude
 
 
 def with_f16_output(bound: Float64s, exact: Array) -> Float64s:

@@ -25,14 +25,14 @@ def test_sequential_float32_sums_pass(k: int) -> None:
     actual = np.zeros((3, 5), np.float32)
     for column in range(k):
         actual += X[:, column, None] * W[None, :, column]
-    assert_within(actual, exact, matmul_bound(X, W))
+    assert_within(actual, exact, matmul_bound(X, W, lanes=1))
 
 
 @pytest.mark.parametrize("k", [2, 64, 4096])
 def test_one_lost_term_fails(k: int) -> None:
     X, W, exact = product(k)
     wrong = exact.copy()
-    wrong[1, 2] -= float(X[1, k // 2]) * float(W[2, k // 2])
+    wrong[1, 2] -= 0.5  # terms of two normal variables average 0.64
     with pytest.raises(AssertionError, match=r"worst at \(1, 2\)"):
         assert_within(wrong, exact, matmul_bound(X, W))
 

@@ -138,7 +138,7 @@ bool CheckMasks(const PackedView& view, std::string* error) {
   const int64_t tiles = (view.n + view.tile_rows - 1) / view.tile_rows;
   const uint64_t last = LoadU64(view.starts + 8 * tiles);
   const auto nnz = static_cast<uint64_t>(view.nnz);
-  if (last != nnz) return *error = GotWanted("last starts entry", last, nnz), false;
+  if (last != count) return *error = GotWanted("last starts entry", last, count), false;
   if (count != nnz) return *error = GotWanted("mask bits", count, nnz), false;
   return true;
 }

@@ -1,0 +1,128 @@
+"""Damaged blobs are refused with a reason, by numpy, by the native parser and by a session."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import native_kernels
+import numpy as np
+import pytest
+from ops_models import sparse_model, session
+from test_bitmap import sparse
+
+from slc.ops import bitmap
+
+FIELDS = {  # name: offset, struct code, wrong values
+    "magic": (0, "4s", [b"SLCA", b"\0\0\0\0"]), "version": (4, "H", [0, 2, 65535]),
+    "encoding": (6, "B", [0, 2]), "value_type": (7, "B", [0, 3]),
+    "n": (8, "Q", [0, 1, 2**40, 2**63, 2**64 - 1]), "k": (16, "Q", [0, 1, 64, 2**63, 2**64 - 1]),
+    "nnz": (24, "Q", [0, 1, 2**62, 2**64 - 1]), "group": (32, "I", [1, 63, 2**32 - 64]),
+    "tile_rows": (36, "H", [0, 1, 65535]), "layout": (38, "B", [1]), "reserved": (39, "B", [1]),
+    "values_offset": (40, "Q", [0, 64, 2**63, 2**64 - 1]),
+    "total_bytes": (48, "Q", [0, 64, 2**63, 2**64 - 1]),
+    "exponent": (56, "i", [-150, 128, -(2**31)]), "crc32": (60, "I", [0]),
+}
+CASES = [(name, wrong) for name, (_, _, values) in FIELDS.items() for wrong in values]
+
+
+def good_blob(value_type: str = "i8") -> np.ndarray:
+    return bitmap.encode(sparse(35, 200, 0.5), value_type, 128)
+
+
+def resign(blob: np.ndarray) -> np.ndarray:
+    """With the checksum made right again, so that the checks behind it have to find the fault."""
+    end = min(max(int(blob[40:48].view(np.uint64)[0]), 64), blob.size)
+    crc = zlib.crc32(blob[64:end].tobytes(), zlib.crc32(blob[:60].tobytes()))
+    blob[60:64] = np.frombuffer(struct.pack("<I", crc), np.uint8)
+    return blob
+
+
+def assert_refused(blob: np.ndarray, kernels: native_kernels.NativeKernels, word: str = "") -> None:
+    with pytest.raises(bitmap.BlobError, match=word or "wanted|sizes"):
+        bitmap.check(blob)
+    error = kernels.check(np.ascontiguousarray(blob))
+    assert error is not None, "the native parser accepts it"
+    assert word in error
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize(("name", "wrong"), CASES)
+def test_every_header_field(name, wrong, signed, kernels) -> None:
+    blob = good_blob()
+    offset, code, _ = FIELDS[name]
+    field = np.frombuffer(struct.pack("<" + code, wrong), np.uint8)
+    blob[offset : offset + field.size] = field
+    if signed and name != "crc32":
+        blob = resign(blob)
+    assert_refused(blob, kernels)
+
+
+@pytest.mark.parametrize("value_type", ["f16", "i8"])
+def test_truncation_at_every_section_boundary(value_type, kernels) -> None:
+    blob = good_blob(value_type)
+    sections = bitmap._header_sections(bitmap.read_header(blob))
+    for end in (sections.starts, sections.masks, sections.scales, sections.values, sections.total):
+        for length in {0, 1, 63, end - 1, end - 64, min(end, sections.total - 1)}:
+            assert_refused(blob[:length], kernels)
+    assert_refused(np.append(blob, np.uint8(0)), kernels, "length")
+
+
+@pytest.mark.parametrize("entry", [0, 1, 2, 3])
+def test_starts(entry, kernels) -> None:
+    blob = good_blob()
+    blob[64 + 8 * entry] ^= 1
+    assert_refused(blob, kernels, "crc32")
+    assert_refused(resign(blob), kernels, "starts")
+
+
+@pytest.mark.parametrize("row", [0, 15, 16, 34])
+def test_a_flipped_mask_bit(row, kernels) -> None:
+    blob = good_blob()
+    header = bitmap.read_header(blob)
+    at = bitmap._header_sections(header).masks + 8 * header.words * row
+    blob[at] ^= 16
+    assert_refused(blob, kernels, "crc32")
+    assert_refused(resign(blob), kernels, "starts")
+
+
+def test_a_mask_bit_moved_beyond_k(kernels) -> None:
+    blob = good_blob()
+    header = bitmap.read_header(blob)
+    at = bitmap._header_sections(header).masks + 8 * header.words * 20
+    words = blob[at : at + 8 * header.words].view(np.uint64)
+    words[0] &= words[0] - np.uint64(1)  # one bit fewer here, one more there: the count stays
+    words[-1] |= np.uint64(1 << 8)
+    assert_refused(resign(blob), kernels, "at or above K")
+
+
+@pytest.mark.parametrize("blob", [np.zeros(0, np.uint8), np.zeros((2, 64), np.uint8),
+                                  np.zeros(64, np.int8)])
+def test_what_is_no_blob_at_all(blob) -> None:
+    with pytest.raises(bitmap.BlobError, match="wanted uint8"):
+        bitmap.read_header(blob)
+
+
+@pytest.mark.parametrize(("name", "wrong"), CASES[::5])
+def test_a_session_refuses(name, wrong) -> None:
+    blob = good_blob()
+    offset, code, _ = FIELDS[name]
+    field = np.frombuffer(struct.pack("<" + code, wrong), np.uint8)
+    blob[offset : offset + field.size] = field
+    with pytest.raises(Exception, match="BitmapSparseGemm: packed blob: .*wanted|make sizes"):
+        session(sparse_model(resign(blob) if name != "crc32" else blob, 35, 200))
+
+
+def test_damaged_blobs_under_the_address_sanitizer(tmp_path: Path) -> None:
+    native_kernels.build(tmp_path / "build", "fuzz_packed_blob", sanitize="address,undefined")
+    files = []
+    for i, shape in enumerate([(1, 1), (35, 200), (16, 64), (70, 130), (3, 1100)]):
+        for value_type in ("f16", "i8"):
+            files.append(tmp_path / f"{i}_{value_type}.bin")
+            bitmap.encode(sparse(*shape, 0.4), value_type).tofile(files[-1])
+    fuzzer = str(tmp_path / "build" / "fuzz_packed_blob")
+    output = native_kernels.run([fuzzer, "400", "1", *map(str, files)])
+    _, refused, _, accepted = output.split()
+    assert int(refused) > 1_000
+    assert int(accepted) > 100  # damage to values and scales is legal, and was run
