@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import threadpoolctl
 from slc.compiler.artifact import sessions
 from slc.compiler.artifact.artifact import Artifact
 from slc.compiler.artifact.dense import UNIT_ROUNDOFF, dense_reference
@@ -39,6 +40,7 @@ from slc.compiler.errors import ArtifactError
 
 Progress = Callable[[int, int, str], None]
 GREEDY_STEPS = 32
+GENAI_FILE = "genai_config.json"
 
 
 def verify(
@@ -66,7 +68,8 @@ def verify(
     """
     artifact = Artifact.open(artifact_path)
     report = VerifyReport(artifact.path.name)
-    step = _Steps(4 + len(SEEDS) + (reference is not None), progress)
+    decoder = (artifact.path / GENAI_FILE).is_file()
+    step = _Steps(4 + len(SEEDS) + decoder + (reference is not None) + memory, progress)
     step("checksums")
     report.checksum_problems = artifact.check()
     if checksums_only:
@@ -92,7 +95,7 @@ class _Steps:
 
     def __call__(self, what: str) -> None:
         if self._progress is not None:
-            self._progress(min(self._done, self._total), self._total, what)
+            self._progress(self._done, self._total, what)
         self._done += 1
 
 
@@ -180,7 +183,8 @@ class _Run:
         sessions.expose(exposed, values)
         probe = self._probes[min(1, len(self._probes) - 1)]
         got = {**probe.feeds, **_run(self._session(exposed), probe)}
-        return [check_node(node, got) for node in nodes]
+        with threadpoolctl.threadpool_limits(1):  # the products are thin: threads only wait
+            return [check_node(node, got) for node in nodes]
 
     def distances_to(self, path: Path) -> list[Distance]:
         """Step 5: loads the original by the frontends and runs the same probes."""
@@ -230,7 +234,7 @@ def _distance(against: str, name: str, probe: str, ours: Any, other: Any) -> Dis
 
 
 def _read_genai(folder: Path) -> dict[str, Any] | None:
-    path = folder / "genai_config.json"
+    path = folder / GENAI_FILE
     if not path.is_file():
         return None
     try:

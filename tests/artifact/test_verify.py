@@ -13,6 +13,7 @@ from artifact.graphs import HIDDEN, RANK, K, N, two_layers, write_artifact
 from onnx.reference import ReferenceEvaluator
 from slc.compiler.artifact import dense, linear_check
 from slc.compiler.artifact.dense import UNIT_ROUNDOFF, dense_reference, gamma
+from slc.compiler.artifact.manifest import read_manifest, write_manifest
 from slc.compiler.artifact.sessions import run, written_session
 from slc.compiler.artifact.tolerance import check_output
 from slc.compiler.artifact.verify import verify
@@ -144,8 +145,8 @@ def _changed(matrix: np.ndarray, change) -> np.ndarray:
     return matrix
 
 
-# One per cent of one weight of the first layer drowns behind the second one's rounding: the check of
-# each operator, below, is there for that.
+# One per cent of one weight of the first layer drowns behind the second one's rounding: the check
+# of each operator, below, is there for it.
 @pytest.mark.parametrize(("fault", "rows"), [(flip_sign, HIDDEN), (flip_sign, N), (one_percent, N)])
 def test_one_wrong_weight_is_caught_in_the_outputs(
     out: Path, monkeypatch: pytest.MonkeyPatch, fault, rows: int
@@ -222,8 +223,7 @@ def test_given_inputs(out: Path) -> None:
 def test_progress_ends_where_it_said(out: Path) -> None:
     steps: list[tuple[int, int, str]] = []
     verify(out, memory=False, progress=lambda *step: steps.append(step))
-    assert [done for done, _, _ in steps] == list(range(len(steps)))
-    assert all(done < total for done, total, _ in steps)
+    assert [step[:2] for step in steps] == [(i, len(steps)) for i in range(len(steps))]
 
 
 def test_perturbation_is_seeded_and_of_the_size_of_gamma() -> None:
@@ -291,3 +291,15 @@ class TestCheckOutput:
         y = np.array([np.inf, -np.inf, 1], np.float32)
         assert check_output("y", "p", y, y, [y]).passed
         assert not check_output("y", "p", -y, y, [y]).passed
+
+
+@pytest.mark.parametrize(("budget", "passed"), [(None, True), (10**9, True), (1, False)])
+def test_measured_memory_against_the_budget(out: Path, budget: int | None, passed: bool) -> None:
+    manifest = read_manifest(out)
+    manifest["memory"]["budget_bytes"] = budget
+    write_manifest(out, manifest)
+    report = verify(out)
+    assert report.memory is not None
+    assert report.memory.measured_bytes > (out / "model.onnx.data").stat().st_size
+    assert report.memory.budget_bytes == budget
+    assert report.passed == report.memory.passed == passed

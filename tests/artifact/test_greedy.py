@@ -1,0 +1,87 @@
+"""Greedy tokens: equality, ties within rounding, and a real decoder through export and verify."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from slc.compiler.artifact.greedy import compare_tokens
+from slc.compiler.artifact.manifest import read_manifest
+from slc.compiler.artifact.probes import make_probes, prompt, vocabulary
+from slc.compiler.artifact.verify import verify
+
+
+class Scripted:
+    """A loop that says given tokens from given logits."""
+
+    def __init__(self, tokens: list[int], gap: float = 1.0) -> None:
+        self.tokens, self.gap = tokens, gap
+
+    def generate(self, prompt: list[int], steps: int):
+        logits = []
+        for token in self.tokens[:steps]:
+            row = np.zeros(10, np.float32)
+            row[token] = self.gap
+            logits.append(row)
+        return self.tokens[:steps], logits
+
+
+def test_equal_tokens_pass() -> None:
+    check = compare_tokens(Scripted([1, 2, 3]), Scripted([1, 2, 3]), [0], 3, rounding=1e-5)
+    assert (check.passed, check.equal, check.tie_margin) == (True, 3, None)
+
+
+@pytest.mark.parametrize(("gap", "passed"), [(1.0, False), (1e-5, True)])
+def test_tokens_may_part_only_at_a_tie(gap: float, passed: bool) -> None:
+    ours, dense = Scripted([1, 7, 3]), Scripted([1, 2, 3], gap)
+    check = compare_tokens(ours, dense, [0], 3, rounding=1e-5)
+    assert (check.passed, check.equal) == (passed, 1)
+    assert check.tie_margin == pytest.approx(gap)
+
+
+@pytest.fixture(scope="module")
+def decoder(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from slc.compiler import export
+
+    out = tmp_path_factory.mktemp("artifact") / "out"
+    export(tiny_llama, out, device="host", density=0.5, rank=4, values="i8", context=128)
+    return out
+
+
+@pytest.mark.slow
+def test_decoder_verifies(decoder: Path, tiny_llama: Path) -> None:
+    report = verify(decoder, reference=tiny_llama, memory=False)
+    assert report.passed
+    assert report.tokens is not None
+    assert len(report.tokens.tokens) == 32
+    assert report.tokens.equal == 32 or report.tokens.tie_margin is not None
+    assert len(set(report.tokens.tokens)) > 3
+    logits = [d for d in report.distances if d.output == "logits"]
+    assert len(logits) == 3
+    assert all(0.5 < d.cosine < 1 and d.max_error > 0 for d in logits)
+
+
+@pytest.mark.slow
+def test_decoder_folder_says_what_was_counted(decoder: Path) -> None:
+    config = json.loads((decoder / "genai_config.json").read_text())
+    assert config["model"]["context_length"] == 128
+    assert config["search"]["max_length"] == 128
+    assert {"genai_config.json", "tokenizer.json"} <= set(read_manifest(decoder)["files"])
+
+
+@pytest.mark.slow
+def test_probes_of_a_decoder(decoder: Path) -> None:
+    from slc.compiler.artifact.artifact import Artifact
+
+    model = Artifact.open(decoder).model()
+    config = json.loads((decoder / "genai_config.json").read_text())
+    assert vocabulary(model, config) == 512
+    assert all(0 <= token < 512 for token in prompt(model, config))
+    for probe in make_probes(model, config):
+        batch, length = probe.feeds["input_ids"].shape
+        assert probe.feeds["attention_mask"].shape == (batch, length)
+        assert probe.feeds["past_key_values.0.key"].shape == (batch, 2, 0, 16)
+    again = make_probes(model, config)[2].feeds["input_ids"]
+    np.testing.assert_array_equal(probe.feeds["input_ids"], again)
