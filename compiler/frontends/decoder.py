@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -91,8 +92,7 @@ def build(folder: Path, workdir: Path) -> ir.Model:
     if done.returncode != 0 or not (workdir / "model.onnx").is_file():
         raise ModelError(
             f"onnxruntime-genai's builder can't build {str(folder)!r} "
-            f"({_last_line(done.stderr) or _last_line(done.stdout)}): see its list of supported "
-            "models, or give slc an ONNX file"
+            f"({_reason(done.stderr)}): see its list of supported models, or give slc an ONNX file"
         )
     graph = onnx_file.read(workdir / "model.onnx")
     _check_rotary(graph, folder)
@@ -149,6 +149,9 @@ def _version(text: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[1])
 
 
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:200] if lines else ""
+def _reason(stderr: str) -> str:
+    """Picks the line that names the exception out of a traceback, else the last line."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    named = [line for line in lines if re.match(r"[\w.]+(Error|Exception): ", line)]
+    text = (named or lines or ["no reason given"])[-1]
+    return text if len(text) <= 200 else text[:197] + "..."
