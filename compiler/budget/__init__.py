@@ -74,7 +74,9 @@ def plan(source: Source, target: Target, options: BudgetOptions) -> Plan:
       BudgetError: nothing fits, or what was asked for by hand does not; carries the smallest.
     """
     check_options(options)
-    workload = Workload(options.batch, chosen_context(source, options), source.genai_config)
+    workload = Workload(
+        options.batch, chosen_context(source, options), source.genai_config, target.ort_min
+    )
     values = cast(SparseValues, "f16" if options.values == "auto" else options.values)
     stage = _Stage(source, target, options, workload, values)
     notes = stage.notes()
@@ -141,29 +143,44 @@ class _Stage:
     def by_budget(self) -> list[Choice]:
         """The largest common ratio whose predicted memory is within what is allowed.
 
-        What is not weights depends a little on the ranks chosen: it is reckoned at full rank first,
-        then once more at what that gave, and the second is kept if it fits.
+        What is not weights depends on the ranks (an adapter's sum is a buffer of its own): it is
+        reckoned at full rank first, then at what that gave, then without any adapter.
         """
-        smallest = [self._encoder.at(linear, 0.0) for linear in self._source.linears]
+        smallest = self._at(self._encoder, 0.0)
         memory = self.predict(smallest)
         if memory.total_bytes > self.allowed:
             raise self.error(smallest, memory)
-        best, like = smallest, [self._encoder.at(li, 1.0, 1.0) for li in self._source.linears]
-        for _ in range(2):
+        bare = dataclasses.replace(
+            self._encoder,
+            ceilings={name: Ceiling(c.nnz, 0) for name, c in self._encoder.ceilings.items()},
+        )
+        found = [smallest]
+        like = self._at(self._encoder, 1.0, 1.0)
+        for encoder in (self._encoder, self._encoder, bare):
+            like = like if encoder is not bare else smallest
             try:
-                like = self._uniform(like)
-            except BudgetError:  # full rank alone is too much: start from below
-                like = self._uniform(smallest)
+                like = self._uniform(encoder, like)
+            except BudgetError:
+                continue  # this much beside the weights leaves too little for them
             if self.predict(like).total_bytes <= self.allowed:
-                best = like
-        return best
+                found.append(like)
+        return max(found, key=self._worth)
 
-    def _uniform(self, like: list[Choice]) -> list[Choice]:
+    def _worth(self, choices: list[Choice]) -> tuple[bool, int, int]:
+        """Nothing left over first (to one percent of the weights), then rank, then bytes."""
+        weights = sum(choice.weight_bytes for choice in choices)
+        left = self.allowed - self.predict(choices).total_bytes
+        return left <= 0.01 * weights, sum(choice.rank for choice in choices), weights
+
+    def _at(self, encoder: Encoder, ratio: float, rank_ratio: float | None = None) -> list[Choice]:
+        return [encoder.at(linear, ratio, rank_ratio) for linear in self._source.linears]
+
+    def _uniform(self, encoder: Encoder, like: list[Choice]) -> list[Choice]:
         memory = self.predict(like)
         weights = sum(choice.weight_bytes for choice in like)
         return choose_uniform(
             self._source.linears, self.allowed, memory.total_bytes - weights,
-            values=self._encoder.values, group=self._options.group, encoder=self._encoder,
+            values=encoder.values, group=encoder.group, encoder=encoder,
         )  # fmt: skip
 
     def predict(self, choices: list[Choice]) -> MemoryPlan:

@@ -17,6 +17,7 @@ from slc.compiler.errors import ArtifactError
 
 LIBRARY_FILE = "libslc_ops.so"
 _TIMEOUT_S = 3600
+_RUN_FILE = "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,9 @@ def measure_session(artifact: Path, *, context: int, batch: int = 1) -> Measurem
     genai = genai and importlib.util.find_spec("onnxruntime_genai") is not None
     library = _library(model.parent)
     with _with_library(model, library, genai) as runnable:
-        command = [sys.executable, "-m", "slc.compiler.budget.measure_child", str(runnable)]
+        # Run as a file: importing the package would load what an application has no need of.
+        child = str(Path(__file__).with_name("measure_child.py"))
+        command = [sys.executable, "-c", _RUN_FILE, child, str(runnable)]
         command += ["--context", str(context), "--batch", str(batch)]
         command += ["--genai"] if genai else []
         command += ["--library", str(library)] if library is not None and not genai else []

@@ -77,6 +77,8 @@ def graph_steps(
     choices: Sequence[Choice] = (),
     extra_ranks: Mapping[str, int] | None = None,
     skip: Collection[str] = (),
+    *,
+    by_blocks: bool = False,
 ) -> Steps:
     """The steps of `model` once each Linear is stored by its Choice.
 
@@ -87,6 +89,7 @@ def graph_steps(
       choices: one for each.
       extra_ranks: of task adapters, by Linear name.
       skip: names of values that are counted elsewhere: KV cache, weights that are fed.
+      by_blocks: GroupQueryAttention walks the scores in blocks.
     """
     skipped = set(skip) | {str(name) for name in model.graph.initializers}
     by_node = {
@@ -104,6 +107,7 @@ def graph_steps(
     steps: list[Step] = []
     for node in model.graph:
         step = _step(node, shapes, skipped, biased)
+        step = dataclasses.replace(step, workspace=_workspace_bytes(node, shapes, by_blocks))
         choice_rank = by_node.get(str(node.name))
         steps += _adapted(step, choice_rank[1]) if choice_rank and choice_rank[1] else [step]
     inputs = [_made(v, shapes) for v in model.graph.inputs if str(v.name) not in skipped]
@@ -130,7 +134,6 @@ def _step(
         makes,
         alias=(standard and node.op_type in _ALIASES) or str(node.name) in biased,
         in_place=standard and node.op_type in _IN_PLACE,
-        workspace=_workspace_bytes(node, shapes),
     )
 
 
@@ -166,13 +169,12 @@ def _adapted(base: Step, rank: int) -> list[Step]:
     ]
 
 
-def _workspace_bytes(node: ir.Node, shapes: Mapping[str, Shape]) -> int:
+def _workspace_bytes(node: ir.Node, shapes: Mapping[str, Shape], by_blocks: bool) -> int:
     """What an operator allocates for itself while it runs.
 
-    onnxruntime's MultiHeadAttention and Attention hold the scores of every head, [batch, heads,
-    length, length] f32, and query, key and value by head. GroupQueryAttention walks the scores in
-    blocks (measured: nothing grows with the square of the length) and holds query and key after
-    their rotation.
+    onnxruntime's fused attention operators hold the scores of every head, [batch, heads, length,
+    length] f32, and query, key and value by head; GroupQueryAttention of recent releases walks the
+    scores in blocks, so that nothing grows with the square of the length.
     """
     if node.op_type not in ("GroupQueryAttention", "MultiHeadAttention", "Attention"):
         return 0
@@ -181,6 +183,6 @@ def _workspace_bytes(node: ir.Node, shapes: Mapping[str, Shape]) -> int:
     if query is None or len(query) < 3 or "num_heads" not in node.attributes:
         return 0
     copies = 4 * sum(math.prod(shape) for shape in inputs if shape is not None)
-    if node.op_type == "GroupQueryAttention":
+    if node.op_type == "GroupQueryAttention" and by_blocks:
         return copies
     return copies + 4 * query[0] * int(node.attributes["num_heads"].as_int()) * query[1] ** 2

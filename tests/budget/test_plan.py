@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from budget.models import mlp, table_source
+from slc.compiler.budget import BudgetOptions, plan, to_json
+from slc.compiler.budget.memory import RUNTIME_BYTES
+from slc.compiler.budget.sizes import parse_size
+from slc.compiler.errors import BudgetError, RequestError
+from slc.compiler.frontends.source import Source
+from slc.targets import load
+
+TARGET = load("x86-64-avx2")
+OLD = load("jetson-xavier-nx")
+
+
+@pytest.fixture
+def source() -> Source:
+    return mlp((512, 1024, 512, 1000))
+
+
+def test_without_a_wish_density_and_rank_are_the_defaults_and_said(source: Source) -> None:
+    result = plan(source, TARGET, BudgetOptions(context=8))
+    assert {(c.encoding, c.value_type, c.rank) for c in result.choices} == {("bitmap", "f16", 32)}
+    assert all(abs(c.density - 0.5) < 1e-5 for c in result.choices)
+    assert any("density 0.5, rank 32" in note for note in result.notes)
+    assert result.budget_bytes is None
+    assert result.allowed_bytes == TARGET.usable_bytes
+
+
+def test_lines_add_up_and_count_each_choice_exactly(source: Source) -> None:
+    result = plan(source, TARGET, BudgetOptions(density=0.3, rank=8, context=8))
+    lines = {line.name: line.bytes for line in result.memory.lines}
+    assert sum(lines.values()) == result.memory.total_bytes
+    assert lines["weights of Linears"] == sum(c.weight_bytes for c in result.choices)
+    biases = sum(-(-4 * n // 64) * 64 for n in (1024, 512, 1000))
+    assert lines["other weights"] == biases
+    assert lines["runtime"] > RUNTIME_BYTES
+    assert all(line.reckoned for line in result.memory.lines)
+
+
+@pytest.mark.parametrize("values", ["f16", "i8"])
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.02, 0.2, 0.5, 0.9, 1.0])
+def test_mem_is_never_exceeded_and_used_to_99_percent(
+    source: Source, values: str, share: float
+) -> None:
+    options = BudgetOptions(values=values, context=64)
+    least = plan(source, TARGET, dataclasses.replace(options, density=0.0, rank=0))
+    most = plan(source, TARGET, dataclasses.replace(options, density=1.0, rank=0))
+    low, high = least.memory.total_bytes, most.memory.total_bytes
+    mem = int(low + share * (high - low))
+    result = plan(source, TARGET, dataclasses.replace(options, mem_bytes=mem))
+    assert result.memory.total_bytes <= mem
+    weights = sum(c.weight_bytes for c in result.choices)
+    full = sum(c.weight_bytes for c in most.choices)
+    assert weights == full or weights >= 0.99 * (weights + mem - result.memory.total_bytes)
+
+
+def test_too_small_says_what_would_do_and_that_does(source: Source) -> None:
+    with pytest.raises(BudgetError) as error:
+        plan(source, TARGET, BudgetOptions(mem_bytes=5_000_000, context=64))
+    sentence = str(error.value)
+    assert "got 5.00 MB" in sentence
+    assert "runtime" in sentence
+    suggested = parse_size(sentence.split("pass --mem ")[1].split()[0])
+    assert error.value.smallest_bytes <= suggested <= error.value.smallest_bytes * 1.01
+    for mem in (error.value.smallest_bytes, suggested):
+        result = plan(source, TARGET, BudgetOptions(mem_bytes=mem, context=64))
+        assert result.memory.total_bytes <= mem
+    with pytest.raises(BudgetError):
+        plan(source, TARGET, BudgetOptions(mem_bytes=error.value.smallest_bytes - 1, context=64))
+
+
+def test_by_hand_is_held_against_mem_and_the_device(source: Source) -> None:
+    asked = BudgetOptions(density=0.5, rank=8, context=64)
+    need = plan(source, TARGET, asked).memory.total_bytes
+    assert plan(source, TARGET, dataclasses.replace(asked, mem_bytes=need)).budget_bytes == need
+    with pytest.raises(BudgetError, match="lower --density or --rank"):
+        plan(source, TARGET, dataclasses.replace(asked, mem_bytes=need - 1))
+    small = dataclasses.replace(TARGET, memory_bytes=need, reserve_bytes=1000)
+    with pytest.raises(BudgetError, match="usable memory of x86-64-avx2"):
+        plan(source, small, dataclasses.replace(asked, density=None, rank=None))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "option"),
+    [
+        ("density", 1.01, "--density"),
+        ("density", -0.1, "--density"),
+        ("density", float("nan"), "--density"),
+        ("rank", -1, "--rank"),
+        ("rank", 1.5, "--rank"),
+        ("values", "i4", "--values"),
+        ("batch", 0, "--batch"),
+        ("group", 32, "--group"),
+        ("group", 100, "--group"),
+        ("context", 0, "--context"),
+        ("mem_bytes", 0, "--mem"),
+        ("head", "f16", "head"),
+    ],
+)
+def test_a_wrong_option_is_named(source: Source, field: str, value: object, option: str) -> None:
+    options = dataclasses.replace(BudgetOptions(), **{field: value})  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match=f"^{option}: got .*, wanted"):
+        plan(source, TARGET, options)
+
+
+def test_context_is_at_most_the_models(tmp_path: Path, source: Source) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 514}))
+    source.hf_folder = tmp_path
+    assert plan(source, TARGET, BudgetOptions()).context == 512
+    assert plan(source, TARGET, BudgetOptions(context=512)).context == 512
+    with pytest.raises(RequestError, match=r"--context: got 513, wanted at most the model's 512"):
+        plan(source, TARGET, BudgetOptions(context=513))
+    source.genai_config = {"model": {"context_length": 300}}
+    with pytest.raises(RequestError, match="300 tokens"):
+        plan(source, TARGET, BudgetOptions(context=512))
+
+
+def test_more_batch_or_context_takes_more(source: Source) -> None:
+    def total(**more: int) -> int:
+        asked = BudgetOptions(density=0.5, rank=8, **more)  # type: ignore[arg-type]
+        return plan(source, TARGET, asked).memory.total_bytes
+
+    assert total(context=64) < total(context=128) < total(context=128, batch=2)
+
+
+def test_a_head_of_8_bits_needs_a_recent_runtime() -> None:
+    source = table_source(2000, 64)
+    asked = BudgetOptions(head="int8", context=8)
+    new = {c.linear: c for c in plan(source, TARGET, asked).choices}
+    old = {c.linear: c for c in plan(source, OLD, asked).choices}
+    assert (new["head"].encoding, old["head"].encoding) == ("int8", "bitmap")
+    assert new["embed"].encoding == old["embed"].encoding == "int8"
+
+
+def test_a_tied_table_is_counted_once() -> None:
+    tied, apart = table_source(2000, 64, tied=True), table_source(2000, 64)
+    asked = BudgetOptions(head="int8", context=8)
+    shared = {c.linear: c for c in plan(tied, TARGET, asked).choices}
+    twice = {c.linear: c for c in plan(apart, TARGET, asked).choices}
+    assert shared["head"].shared_with == "embed"
+    assert shared["head"].weight_bytes == 0
+    assert twice["head"].weight_bytes == twice["embed"].weight_bytes > 0
+
+
+def test_json_is_json(source: Source) -> None:
+    result = plan(source, TARGET, BudgetOptions(context=8))
+    document = json.loads(json.dumps(to_json(result)))
+    assert document["memory"]["total_bytes"] == result.memory.total_bytes
+    assert len(document["choices"]) == 3
