@@ -27,8 +27,8 @@ NODE_BYTES = 8_000
 # The arena hands out a chunk of up to twice the size rather than split it; measured on MiniLM at
 # lengths of 16 to 512 it came to 3-6 %.
 ARENA_SLACK = 1.06
-# GroupQueryAttention of this release never holds the scores of a whole head at once; 1.23.2 does.
-GQA_BY_BLOCKS_ORT = "1.32"
+# GroupQueryAttention of 1.29 and 1.32 never holds all scores at once; 1.23.2 and 1.26.0 do.
+GQA_BY_BLOCKS_ORT = "1.29"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,8 +103,12 @@ def predict(
     runs = run_lines(model, linears, choices, workload, extra_ranks)
     # While the session is made nothing runs and no mapped page but those it packs is touched.
     others = other_weight_bytes(model, linears, choices)
-    packed = prepacked + sum(c.weight_bytes for c in choices if c.encoding == "dense")
-    untouched = chosen + others + prepacked - packed
+    packed = sum(
+        choice.weight_bytes
+        for linear, choice in zip(linears, choices, strict=True)
+        if _load_transient(linear, choice)
+    )
+    untouched = chosen - packed + others
     spare = max(0, transient - untouched - sum(line.bytes for line in runs))
     return MemoryPlan(
         (
@@ -118,9 +122,7 @@ def predict(
                 "pre-packing", prepacked, "onnxruntime's own copies of 8-bit and dense weights"
             ),
             *runs,
-            MemoryLine(
-                "loading", spare, "the largest packed weight twice, where running needs less"
-            ),
+            MemoryLine("loading", spare, "the largest packed weight twice, beside the others"),
             runtime_line(model, choices, workload),
         )
     )
