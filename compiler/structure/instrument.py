@@ -98,7 +98,10 @@ def _append(graph: ir.Graph, node: ir.Node, name: str) -> ir.Value:
 def _constant(graph: ir.Graph, values: list[int], name: str) -> ir.Value:
     tensor = ir.tensor(values, dtype=ir.DataType.INT64, name=name)
     value = ir.Value(
-        name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape([len(values)])
+        name=name,
+        const_value=tensor,
+        type=ir.TensorType(tensor.dtype),
+        shape=ir.Shape([len(values)]),
     )
     graph.register_initializer(value)
     return value

@@ -11,8 +11,6 @@ theorem 1). Theorem 3: the residual's truncated SVD multiplies the squared error
 
 from __future__ import annotations
 
-import numpy as np
-
 from slc.compiler.structure.decomposition import F32, Decomposition, measured
 from slc.compiler.structure.ordering import global_count, global_order
 from slc.compiler.structure.svd import truncated_svd

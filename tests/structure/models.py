@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+
 from slc.compiler.frontends.source import Source
 from slc.compiler.linear import Linear, Refusal
 
@@ -18,7 +20,7 @@ def chain(folder: Path, *, widths: tuple[int, ...] = WIDTHS, seed: int = 0) -> S
     x = ir.Input("x", ir.Shape(["batch", widths[0]]), ir.TensorType(ir.DataType.FLOAT))
     nodes, initializers, linears = [], [], []
     h = x
-    for i, (K, N) in enumerate(zip(widths, widths[1:], strict=False)):
+    for i, (K, N) in enumerate(itertools.pairwise(widths)):
         transposed = i % 2 == 0
         W = rng.standard_normal((N, K), dtype=np.float32) / np.float32(np.sqrt(K))
         tensor = ir.tensor(np.ascontiguousarray(W.T) if transposed else W, name=f"w{i}")

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+
 from slc.compiler.errors import ModelError, RequestError
 from slc.compiler.structure.calibration import activation_statistics, token_feeds
 from slc.compiler.structure.instrument import instrument
 from slc.compiler.structure.texts import read_texts
-
 from structure.models import chain, weight
 
 
@@ -40,7 +40,7 @@ def test_mean_squares_of_a_plain_model(tmp_path: Path, opset: int) -> None:
         # f32 sums of 16 squares of f32 products of inner dimension <= 130.
         np.testing.assert_allclose(got[name], means, rtol=1e-4, atol=1e-7)
     assert seen == [(n, 3, "calibration") for n in (1, 2, 3)]
-    assert list(source.graph.graph.outputs)[0].name == "y"  # the source is as it was
+    assert source.graph.graph.outputs[0].name == "y"  # the source is as it was
     assert {p.name for p in tmp_path.iterdir()} == {"x.npz"}
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from slc.compiler.errors import ModelError, RequestError
 from slc.compiler.structure.decompose import decompose
-
 from structure.models import chain, statistics, weight
 
 
@@ -50,9 +50,7 @@ def test_weights_that_are_not_finite(tmp_path: Path, bad: float, jobs: int) -> N
     assert not (tmp_path / "m.slr").exists()
 
 
-@pytest.mark.parametrize(
-    "broken", [{}, {"layer.1": np.ones(3)}, {"layer.1": np.full(40, np.nan)}]
-)
+@pytest.mark.parametrize("broken", [{}, {"layer.1": np.ones(3)}, {"layer.1": np.full(40, np.nan)}])
 def test_statistics_that_do_not_fit(tmp_path: Path, broken: dict) -> None:
     source = chain(tmp_path)
     moments = {k: v for k, v in statistics(source).items() if k != "layer.1"} | broken

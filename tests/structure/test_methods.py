@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from slc.compiler.structure import oats, salr
 from slc.compiler.structure.decomposition import Decomposition, sum_squares, tail_cuts
 
@@ -60,9 +61,7 @@ def test_salr_meets_its_theorem(N: int, K: int, rank: int) -> None:
 
 
 @settings(deadline=None, max_examples=40)
-@given(
-    st.integers(1, 50), st.integers(1, 50), st.floats(0, 1), st.integers(0, 6), st.booleans()
-)
+@given(st.integers(1, 50), st.integers(1, 50), st.floats(0, 1), st.integers(0, 6), st.booleans())
 def test_figures_are_those_of_the_matrices(
     N: int, K: int, density: float, rank: int, calibrated: bool
 ) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
 from slc.compiler.structure import ordering
 
 # Few distinct values, so that ties are common; -0 and subnormals among them.

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from slc.compiler.structure import svd
 
 SHAPES = [(384, 384), (600, 200), (200, 600)]
