@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     import onnxruntime
 
 
+# Greedy tokens and the logits [vocabulary] that each was chosen from.
+Generated = tuple[list[int], list[npt.NDArray[np.float32]]]
+
+
 @dataclasses.dataclass(frozen=True)
 class TokenCheck:
     """Greedy tokens of the artifact and of the dense graph from one prompt."""
@@ -57,10 +61,8 @@ class KvLoop:
                     self._caches[past % layer] = present % layer
         self._config = genai_config
 
-    def generate(
-        self, prompt: Sequence[int], steps: int
-    ) -> tuple[list[int], list[npt.NDArray[np.float32]]]:
-        """Returns `steps` greedy tokens and the logits [vocabulary] that each was chosen from."""
+    def generate(self, prompt: Sequence[int], steps: int) -> Generated:
+        """Generates `steps` tokens."""
         caches: Feeds = {
             name: np.zeros(cache_shape(value, 1, self._config), _numpy(value))
             for name, value in self._inputs.items()
@@ -93,24 +95,22 @@ class KvLoop:
 
 
 def compare_tokens(
-    artifact: KvLoop, dense: KvLoop, prompt: Sequence[int], steps: int, rounding: float
+    prompt: Sequence[int], artifact: Generated, dense: Generated, rounding: float
 ) -> TokenCheck:
-    """Generates by both and compares.
+    """Compares what two loops generated from one prompt.
 
     Args:
-      artifact: the loop over the artifact.
-      dense: the loop over the same decoded weights.
       prompt: token ids.
-      steps: tokens to generate.
+      artifact: by the artifact.
+      dense: by the same decoded weights, densely; as many tokens.
       rounding: how far rounding may move a logit: two tokens whose logits are less than twice that
         apart are a tie that either side may decide.
     """
-    tokens, _ = artifact.generate(prompt, steps)
-    wanted, logits = dense.generate(prompt, steps)
+    (tokens, _), (wanted, logits) = artifact, dense
     pairs = zip(tokens, wanted, strict=True)
-    equal = next((i for i, (got, want) in enumerate(pairs) if got != want), steps)
+    equal = next((i for i, (got, want) in enumerate(pairs) if got != want), len(tokens))
     margin = None
-    if equal < steps:
+    if equal < len(tokens):
         margin = float(logits[equal][wanted[equal]] - logits[equal][tokens[equal]])
     passed = margin is None or margin <= 2 * rounding
     return TokenCheck(tuple(prompt), tuple(tokens), tuple(wanted), equal, margin, passed)

@@ -25,7 +25,7 @@ import threadpoolctl
 from slc.compiler.artifact import sessions
 from slc.compiler.artifact.artifact import Artifact
 from slc.compiler.artifact.dense import UNIT_ROUNDOFF, dense_reference
-from slc.compiler.artifact.greedy import KvLoop, TokenCheck, compare_tokens
+from slc.compiler.artifact.greedy import Generated, KvLoop, compare_tokens
 from slc.compiler.artifact.linear_check import (
     LinearCheck,
     check_node,
@@ -132,13 +132,25 @@ class _Run:
             shipped = self._shipped_session()
             report.distances += self._distances("as shipped", shipped)
         step("the same weights densely")
-        with sessions.written_session(dense_reference(self._model)) as dense:
-            wanted = [_run(dense, probe) for probe in self._probes]
-            perturbed = [self._perturbed(seed, step) for seed in SEEDS]
-            report.outputs = self._compare(wanted, perturbed)
-            if self._genai is not None:
-                step("greedy tokens")
-                report.tokens = self._compare_tokens(session, dense, report.outputs)
+        wanted, dense = self._run_densely()  # one dense copy in memory at a time
+        perturbed = [self._perturbed(seed, step) for seed in SEEDS]
+        report.outputs = self._compare(wanted, perturbed)
+        if self._genai is not None:
+            logits = self._genai["model"]["decoder"]["outputs"]["logits"]
+            rounding = max(c.max_tolerance for c in report.outputs if c.output == logits)
+            start = prompt(self._model, self._genai)
+            step("greedy tokens")
+            report.tokens = compare_tokens(start, self._generate(session), dense, rounding)
+
+    def _run_densely(self) -> tuple[list[sessions.Outputs], Generated]:
+        with sessions.written_session(dense_reference(self._model)) as session:
+            return [_run(session, probe) for probe in self._probes], self._generate(session)
+
+    def _generate(self, session: Any) -> Generated:
+        if self._genai is None:
+            return [], []
+        loop = KvLoop(session, self._model, self._genai)
+        return loop.generate(prompt(self._model, self._genai), _greedy_steps(self._genai))
 
     def _perturbed(self, seed: int, step: _Steps) -> list[sessions.Outputs]:
         step(f"what rounding may do ({seed} of {len(SEEDS)})")
@@ -160,18 +172,6 @@ class _Run:
             for i, probe in enumerate(self._probes)
             for name in wanted[i]
         ]
-
-    def _compare_tokens(self, session: Any, dense: Any, outputs: list[OutputCheck]) -> TokenCheck:
-        assert self._genai is not None
-        logits = self._genai["model"]["decoder"]["outputs"]["logits"]
-        rounding = max(c.max_tolerance for c in outputs if c.output == logits)
-        return compare_tokens(
-            KvLoop(session, self._model, self._genai),
-            KvLoop(dense, self._model, self._genai),
-            prompt(self._model, self._genai),
-            _greedy_steps(self._genai),
-            rounding,
-        )
 
     def check_linears(self) -> list[LinearCheck]:
         """Step 3: the values between our nodes are made outputs of the graph, for one probe."""

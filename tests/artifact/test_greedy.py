@@ -13,30 +13,20 @@ from slc.compiler.artifact.probes import make_probes, prompt, vocabulary
 from slc.compiler.artifact.verify import verify
 
 
-class Scripted:
-    """A loop that says given tokens from given logits."""
-
-    def __init__(self, tokens: list[int], gap: float = 1.0) -> None:
-        self.tokens, self.gap = tokens, gap
-
-    def generate(self, prompt: list[int], steps: int):
-        logits = []
-        for token in self.tokens[:steps]:
-            row = np.zeros(10, np.float32)
-            row[token] = self.gap
-            logits.append(row)
-        return self.tokens[:steps], logits
+def scripted(tokens: list[int], gap: float = 1.0):
+    """What a loop generates that prefers each of `tokens` by `gap`."""
+    return tokens, [np.eye(10, dtype=np.float32)[token] * np.float32(gap) for token in tokens]
 
 
 def test_equal_tokens_pass() -> None:
-    check = compare_tokens(Scripted([1, 2, 3]), Scripted([1, 2, 3]), [0], 3, rounding=1e-5)
+    check = compare_tokens([0], scripted([1, 2, 3]), scripted([1, 2, 3]), rounding=1e-5)
     assert (check.passed, check.equal, check.tie_margin) == (True, 3, None)
 
 
 @pytest.mark.parametrize(("gap", "passed"), [(1.0, False), (1e-5, True)])
 def test_tokens_may_part_only_at_a_tie(gap: float, passed: bool) -> None:
-    ours, dense = Scripted([1, 7, 3]), Scripted([1, 2, 3], gap)
-    check = compare_tokens(ours, dense, [0], 3, rounding=1e-5)
+    ours, dense = scripted([1, 7, 3]), scripted([1, 2, 3], gap)
+    check = compare_tokens([0], ours, dense, rounding=1e-5)
     assert (check.passed, check.equal) == (passed, 1)
     assert check.tie_margin == pytest.approx(gap)
 
