@@ -16,8 +16,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-__all__ = ["DOMAIN", "OP_VERSION", "LibraryNotFoundError", "library_path", "reference_ops",
-           "register"]
+__all__ = [
+    "DOMAIN",
+    "OP_VERSION",
+    "LibraryNotFoundError",
+    "library_path",
+    "reference_ops",
+    "register",
+]
 
 DOMAIN = "ai.slc"
 OP_VERSION = 1

@@ -16,8 +16,16 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BlobError", "Header", "ValueType", "check", "decode", "encode", "encoded_bytes",
-           "read_header"]
+__all__ = [
+    "BlobError",
+    "Header",
+    "ValueType",
+    "check",
+    "decode",
+    "encode",
+    "encoded_bytes",
+    "read_header",
+]
 
 ValueType = Literal["f16", "i8"]
 Blob = npt.NDArray[np.uint8]
@@ -98,8 +106,9 @@ def _aligned(offset: int) -> int:
     return -(-offset // 64) * 64
 
 
-def _sections(n: int, k: int, nnz: int, value_type: ValueType, group: int,
-              tile_rows: int) -> _Sections:
+def _sections(
+    n: int, k: int, nnz: int, value_type: ValueType, group: int, tile_rows: int
+) -> _Sections:
     starts = HEADER_BYTES
     masks = _aligned(starts + 8 * (-(-n // tile_rows) + 1))
     scales = _aligned(masks + 8 * n * -(-k // 64))
@@ -126,8 +135,12 @@ def encoded_bytes(n: int, k: int, nnz: int, value_type: ValueType = "f16", group
     return _sections(n, k, nnz, value_type, _checked_group(value_type, group), TILE_ROWS).total
 
 
-def encode(S: Floats, value_type: ValueType = "f16", group: int = 64,
-           mask: npt.NDArray[np.bool_] | None = None) -> Blob:
+def encode(
+    S: Floats,
+    value_type: ValueType = "f16",
+    group: int = 64,
+    mask: npt.NDArray[np.bool_] | None = None,
+) -> Blob:
     """Pack S: float32 [N, K] into a blob: uint8 [bytes].
 
     Args:
@@ -153,14 +166,35 @@ def encode(S: Floats, value_type: ValueType = "f16", group: int = 64,
         _encode_f16(S, mask, exponent, _values(blob, sections, value_type, int(starts[-1])))
     else:
         scales = blob[sections.scales : sections.scales + 2 * n * -(-k // group)]
-        _encode_i8(S, mask, exponent, group, scales.view("<f2").reshape(n, -1),
-                   _values(blob, sections, value_type, int(starts[-1])))
-    fields = [MAGIC, VERSION, _ENCODING_BITMAP, _VALUE_TYPE_CODES[value_type], n, k,
-              int(starts[-1]), group, TILE_ROWS, _LAYOUT_ROW_MAJOR, 0, sections.values,
-              sections.total, exponent, 0]
+        _encode_i8(
+            S,
+            mask,
+            exponent,
+            group,
+            scales.view("<f2").reshape(n, -1),
+            _values(blob, sections, value_type, int(starts[-1])),
+        )
+    fields = [
+        MAGIC,
+        VERSION,
+        _ENCODING_BITMAP,
+        _VALUE_TYPE_CODES[value_type],
+        n,
+        k,
+        int(starts[-1]),
+        group,
+        TILE_ROWS,
+        _LAYOUT_ROW_MAJOR,
+        0,
+        sections.values,
+        sections.total,
+        exponent,
+        0,
+    ]
     blob[:HEADER_BYTES] = np.frombuffer(_STRUCT.pack(*fields), np.uint8)
     blob[_CRC_OFFSET:HEADER_BYTES] = np.frombuffer(
-        struct.pack("<I", _crc32(blob, sections.values)), np.uint8)
+        struct.pack("<I", _crc32(blob, sections.values)), np.uint8
+    )
     return blob
 
 
@@ -168,8 +202,7 @@ def _check_matrix(S: Floats, mask: npt.NDArray[np.bool_] | None) -> None:
     if S.dtype != np.float32 or S.ndim != 2 or 0 in S.shape:
         raise ValueError(f"S: got {S.dtype} {list(S.shape)}, wanted float32 [N, K], N and K >= 1")
     if mask is not None and (mask.dtype != np.bool_ or mask.shape != S.shape):
-        raise ValueError(
-            f"mask: got {mask.dtype} {list(mask.shape)}, wanted bool {list(S.shape)}")
+        raise ValueError(f"mask: got {mask.dtype} {list(mask.shape)}, wanted bool {list(S.shape)}")
 
 
 def _chunks(n: int, k: int) -> Iterator[slice]:
@@ -183,8 +216,9 @@ def _stored(S: Floats, mask: npt.NDArray[np.bool_] | None, rows: slice) -> npt.N
     return S[rows] != 0 if mask is None else mask[rows]
 
 
-def _encode_masks(S: Floats, mask: npt.NDArray[np.bool_] | None
-                  ) -> tuple[Blob, npt.NDArray[np.uint64]]:
+def _encode_masks(
+    S: Floats, mask: npt.NDArray[np.bool_] | None
+) -> tuple[Blob, npt.NDArray[np.uint64]]:
     """(masks as bytes [N, 8 * words], starts [tiles + 1]); refuses what is not finite."""
     n, k = S.shape
     masks = np.zeros((n, 8 * -(-k // 64)), np.uint8)
@@ -225,7 +259,7 @@ def _exponent(largest: float, value_type: ValueType) -> int:
 
 
 def _times_power_of_two(values: Floats, power: int) -> Floats:
-    """values * 2^power in place, where 2^power itself may overflow float32."""
+    """Values * 2^power in place, where 2^power itself may overflow float32."""
     while power:
         step = max(min(power, 126), -126)
         values *= np.float32(2.0**step)
@@ -241,13 +275,19 @@ def _values(blob: Blob, sections: _Sections, value_type: ValueType, nnz: int) ->
 def _encode_f16(S: Floats, mask: npt.NDArray[np.bool_] | None, exponent: int, values: Any) -> None:
     begin = 0
     for rows in _chunks(*S.shape):
-        kept = S[rows][_stored(S, mask, rows)]
+        kept = np.compress(_stored(S, mask, rows).ravel(), S[rows].ravel())
         values[begin : begin + kept.size] = _times_power_of_two(kept, -exponent)
         begin += kept.size
 
 
-def _encode_i8(S: Floats, mask: npt.NDArray[np.bool_] | None, exponent: int, group: int,
-               scales: Any, values: Any) -> None:
+def _encode_i8(
+    S: Floats,
+    mask: npt.NDArray[np.bool_] | None,
+    exponent: int,
+    group: int,
+    scales: Any,
+    values: Any,
+) -> None:
     n, k = S.shape
     groups = scales.shape[1]
     lift = -exponent if exponent < -60 else 0  # else 1 / scale would overflow
@@ -269,7 +309,7 @@ def _encode_i8(S: Floats, mask: npt.NDArray[np.bool_] | None, exponent: int, gro
         by_group *= inverse.astype(np.float32)[:, :, None]
         np.rint(chunk, out=chunk)
         np.maximum(np.minimum(chunk, 127, out=chunk), -127, out=chunk)
-        kept = chunk[:, :k].astype(np.int8)[stored]
+        kept = np.compress(stored.ravel(), chunk[:, :k].astype(np.int8).ravel())
         values[begin : begin + kept.size] = kept
         begin += kept.size
 
@@ -290,9 +330,10 @@ def decode(blob: Blob) -> Floats:
     begin = 0
     for rows in _chunks(header.n, header.k):
         stored = np.unpackbits(masks[rows], axis=1, count=header.k, bitorder="little").view(bool)
-        kept = int(np.count_nonzero(stored))
-        S[rows][stored] = values[begin : begin + kept].astype(np.float32)
-        begin += kept
+        # Indices: assigning through a boolean mask mispredicts a branch at every other value.
+        at = np.flatnonzero(stored)
+        S[rows].reshape(-1)[at] = values[begin : begin + at.size]
+        begin += at.size
         if header.group:
             by_row = scales.view("<f2").reshape(header.n, -1)[rows].astype(np.float32)
             S[rows] *= np.repeat(by_row, header.group, axis=1)[:, : header.k]
@@ -308,12 +349,30 @@ def read_header(blob: Blob) -> Header:
     """
     if blob.dtype != np.uint8 or blob.ndim != 1 or blob.size < HEADER_BYTES:
         raise BlobError(f"blob: got {blob.dtype} {list(blob.shape)}, wanted uint8 [64 or more]")
-    (magic, version, encoding, value_type, n, k, nnz, group, tile_rows, layout, reserved,
-     values_offset, total_bytes, exponent, crc32) = _STRUCT.unpack(blob[:HEADER_BYTES].tobytes())
+    (
+        magic,
+        version,
+        encoding,
+        value_type,
+        n,
+        k,
+        nnz,
+        group,
+        tile_rows,
+        layout,
+        reserved,
+        values_offset,
+        total_bytes,
+        exponent,
+        crc32,
+    ) = _STRUCT.unpack(blob[:HEADER_BYTES].tobytes())
     for name, got, wanted in (
-        ("magic", magic, (MAGIC,)), ("version", version, (VERSION,)),
-        ("encoding", encoding, (_ENCODING_BITMAP,)), ("value_type", value_type, (1, 2)),
-        ("layout", layout, (_LAYOUT_ROW_MAJOR,)), ("reserved", reserved, (0,)),
+        ("magic", magic, (MAGIC,)),
+        ("version", version, (VERSION,)),
+        ("encoding", encoding, (_ENCODING_BITMAP,)),
+        ("value_type", value_type, (1, 2)),
+        ("layout", layout, (_LAYOUT_ROW_MAJOR,)),
+        ("reserved", reserved, (0,)),
     ):
         if got not in wanted:
             options = " or ".join(str(option) for option in wanted)
@@ -326,8 +385,18 @@ def read_header(blob: Blob) -> Header:
         raise BlobError(f"group: got {group}, wanted {wanted_group}")
     if not _EXPONENT_MIN <= exponent <= _EXPONENT_MAX:
         raise BlobError(f"exponent: got {exponent}, wanted {_EXPONENT_MIN} ... {_EXPONENT_MAX}")
-    return Header(n, k, nnz, _VALUE_TYPES[value_type], group, tile_rows, exponent, values_offset,
-                  total_bytes, crc32)
+    return Header(
+        n,
+        k,
+        nnz,
+        _VALUE_TYPES[value_type],
+        group,
+        tile_rows,
+        exponent,
+        values_offset,
+        total_bytes,
+        crc32,
+    )
 
 
 def check(blob: Blob) -> None:
@@ -353,8 +422,9 @@ def check(blob: Blob) -> None:
 
 
 def _header_sections(header: Header) -> _Sections:
-    return _sections(header.n, header.k, header.nnz, header.value_type, header.group,
-                     header.tile_rows)
+    return _sections(
+        header.n, header.k, header.nnz, header.value_type, header.group, header.tile_rows
+    )
 
 
 def _masks(blob: Blob, header: Header, sections: _Sections) -> Blob:
@@ -364,8 +434,9 @@ def _masks(blob: Blob, header: Header, sections: _Sections) -> Blob:
 
 
 def _crc32(blob: Blob, values_offset: int) -> int:
-    crc = zlib.crc32(np.ascontiguousarray(blob[:_CRC_OFFSET]))
-    return zlib.crc32(np.ascontiguousarray(blob[HEADER_BYTES:values_offset]), crc)
+    contiguous: Any = np.ascontiguousarray(blob)
+    crc = zlib.crc32(contiguous[:_CRC_OFFSET])
+    return zlib.crc32(contiguous[HEADER_BYTES:values_offset], crc)
 
 
 def _check_masks(blob: Blob, header: Header, sections: _Sections) -> None:

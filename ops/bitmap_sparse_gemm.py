@@ -34,9 +34,15 @@ from . import DOMAIN, bitmap
 __all__ = ["BitmapSparseGemm", "bitmap_sparse_gemm"]
 
 
-def bitmap_sparse_gemm(X: npt.NDArray[Any], packed: npt.NDArray[np.uint8],
-                       bias: npt.NDArray[np.float32] | None = None, *, N: int, K: int,
-                       accuracy_level: int = 0) -> npt.NDArray[Any]:
+def bitmap_sparse_gemm(
+    X: npt.NDArray[Any],
+    packed: npt.NDArray[np.uint8],
+    bias: npt.NDArray[np.float32] | None = None,
+    *,
+    N: int,
+    K: int,
+    accuracy_level: int = 0,
+) -> npt.NDArray[Any]:
     """Y of the contract above.
 
     Raises:
@@ -57,14 +63,20 @@ def bitmap_sparse_gemm(X: npt.NDArray[Any], packed: npt.NDArray[np.uint8],
     return Y.astype(X.dtype)
 
 
-class BitmapSparseGemm(OpRun):  # type: ignore[misc]  # onnx.reference is untyped
+class BitmapSparseGemm(OpRun):
     """The operator for onnx's ReferenceEvaluator."""
 
     op_domain = DOMAIN
 
-    def _run(self, X: npt.NDArray[Any], packed: npt.NDArray[np.uint8],
-             bias: npt.NDArray[np.float32] | None = None, N: int | None = None,
-             K: int | None = None, accuracy_level: int | None = None) -> tuple[npt.NDArray[Any]]:
+    def _run(
+        self,
+        X: npt.NDArray[Any],
+        packed: npt.NDArray[np.uint8],
+        bias: npt.NDArray[np.float32] | None = None,
+        N: int | None = None,
+        K: int | None = None,
+        accuracy_level: int | None = None,
+    ) -> tuple[npt.NDArray[Any]]:
         if N is None or K is None:
             raise ValueError("BitmapSparseGemm: the attributes N and K are required")
         return (bitmap_sparse_gemm(X, packed, bias, N=N, K=K, accuracy_level=accuracy_level or 0),)

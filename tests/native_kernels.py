@@ -31,7 +31,7 @@ def build(folder: Path, *targets: str, sanitize: str = "") -> None:
 
 def run(command: list[str]) -> str:
     """Run a command; its output, or an error that shows it."""
-    done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-4000:]}{done.stderr[-4000:]}"
     return done.stdout
 
@@ -94,14 +94,22 @@ class NativeKernels:
     def sparse_into(self, name: str, view: int, X: Floats, bias: Floats | None, Y: Floats) -> None:
         """One kernel on X: [m, 64 * words], zero beyond K; fills Y: [m, N]."""
         m, n = Y.shape
-        assert self._lib.slc_run_sparse(
-            name.encode(), view, pointer(X), m, 0, n, pointer(bias), pointer(Y)) == 0, name
+        assert (
+            self._lib.slc_run_sparse(
+                name.encode(), view, pointer(X), m, 0, n, pointer(bias), pointer(Y)
+            )
+            == 0
+        ), name
 
     def dense(self, name: str, W: Array, X: Floats) -> Floats:
         """X · Wᵀ by one adapter kernel, without scales."""
         Y = np.full((X.shape[0], W.shape[0]), np.nan, np.float32)
-        assert self._lib.slc_run_dense(
-            name.encode(), pointer(W), *W.shape, pointer(X), X.shape[0], pointer(Y)) == 0, name
+        assert (
+            self._lib.slc_run_dense(
+                name.encode(), pointer(W), *W.shape, pointer(X), X.shape[0], pointer(Y)
+            )
+            == 0
+        ), name
         return Y
 
 

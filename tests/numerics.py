@@ -2,10 +2,10 @@
 
 A dot product of K terms in float32, in whatever order, with or without fused multiply-add, obeys
 |computed - exact| <= gamma(K) * sum |x_k * w_k| with gamma(n) = n*u / (1 - n*u), u = 2^-24 (Higham,
-Accuracy and Stability of Numerical Algorithms, section 3.1). Our kernels keep at least eight partial
-sums, by column modulo 8, so no value passes through more than K/8 additions and a few: that is the
-bound they are held to, since gamma(4096) would let a whole lost term through. What a kernel does
-beside the sum (adding up the lanes, scaling, bias) counts as a few more terms.
+Accuracy and Stability of Numerical Algorithms, section 3.1). Our kernels keep at least eight
+partial sums, by column modulo 8, so no value passes through more than K/8 additions and a few: that
+is the bound they are held to, since gamma(4096) would let a whole lost term through. What a kernel
+does beside the sum (adding up the lanes, scaling, bias) counts as a few more terms.
 """
 
 from __future__ import annotations

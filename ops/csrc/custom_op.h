@@ -5,8 +5,9 @@
 //   void Compute(OrtKernelContext* context) const;          // many threads at once
 // and may throw from each of them.
 //
-// There is no shape inference: onnxruntime before 1.32 reads a null pointer before it calls ours when
-// a node leaves out an optional input, so graphs carry the types and shapes of our outputs instead.
+// There is no shape inference: onnxruntime before 1.32 reads a null pointer before it calls ours
+// when a node leaves out an optional input, so graphs carry the types and shapes of our outputs
+// instead.
 #ifndef SLC_CUSTOM_OP_H_
 #define SLC_CUSTOM_OP_H_
 
@@ -44,8 +45,7 @@ CustomOp MakeCustomOp(const char* name, OrtElementType activation, std::vector<I
   };
   op.CreateKernelV2 = [](const OrtCustomOp*, const OrtApi* kernel_api, const OrtKernelInfo* info,
                          void** out) {
-    return Guard(*kernel_api,
-                 [&] { *out = new Holder{*kernel_api, Kernel(*kernel_api, info)}; });
+    return Guard(*kernel_api, [&] { *out = new Holder{*kernel_api, Kernel(*kernel_api, info)}; });
   };
   op.KernelComputeV2 = [](void* holder, OrtKernelContext* context) {
     const auto& held = *static_cast<const Holder*>(holder);

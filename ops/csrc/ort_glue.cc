@@ -10,11 +10,16 @@ using TensorInfoPtr = std::unique_ptr<TensorInfo, void (*)(TensorInfo*)>;
 
 const char* TypeName(OrtElementType type) {
   switch (type) {
-    case kOrtFloat: return "float32";
-    case kOrtUint8: return "uint8";
-    case kOrtInt8: return "int8";
-    case kOrtFloat16: return "float16";
-    case kOrtUndefined: break;
+    case kOrtFloat:
+      return "float32";
+    case kOrtUint8:
+      return "uint8";
+    case kOrtInt8:
+      return "int8";
+    case kOrtFloat16:
+      return "float16";
+    case kOrtUndefined:
+      break;
   }
   return "another type";
 }

@@ -43,9 +43,9 @@ struct PackedView {
   const uint8_t* scales;  // f16 [n, groups], null when groups is 0
   const uint8_t* values;  // f16 or i8 [nnz], at least 64 readable bytes after them
   int64_t n, k, nnz;
-  int64_t words;      // mask words a row: ceil(k / 64)
-  int64_t groups;     // scales a row, 0 for f16
-  int64_t tile_rows;  // rows between two entries of starts
+  int64_t words;        // mask words a row: ceil(k / 64)
+  int64_t groups;       // scales a row, 0 for f16
+  int64_t tile_rows;    // rows between two entries of starts
   int64_t group_words;  // mask words that share a scale; words for f16
   ValueType value_type;
   float factor;  // 2^exponent

@@ -61,7 +61,6 @@ extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(
     OrtSessionOptions* options, const OrtApiBase* base) {
   const OrtApi* api = base->GetApi(kOrtApiVersion);
   if (api == nullptr) return slc::TooOld(*base);
-  return slc::Guard(*api, [&] {
-    slc::Check(*api, api->AddCustomOpDomain(options, slc::SharedDomain(*api)));
-  });
+  return slc::Guard(
+      *api, [&] { slc::Check(*api, api->AddCustomOpDomain(options, slc::SharedDomain(*api))); });
 }

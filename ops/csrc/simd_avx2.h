@@ -11,11 +11,13 @@
 namespace slc {
 namespace {
 
-// One 16-byte shuffle per mask byte: output lane i takes value number (set bits below i) if bit i
-// is set, else zero (index 0x80). Constant data: no code runs when the library is loaded.
+// One shuffle per mask byte: output lane i takes value number (set bits below i) if bit i is set,
+// else zero (index 0x80). Constant data: no code runs when the library is loaded. Only eight bytes
+// of an int8 shuffle matter, so its entries overlap (a stride of 8 is one the address unit can
+// scale) and the last is followed by eight bytes of padding.
 struct ExpandTables {
   alignas(64) uint8_t f16[256][16];
-  alignas(64) uint8_t i8[256][16];
+  alignas(64) uint8_t i8[256 + 1][8];
 };
 
 constexpr ExpandTables MakeExpandTables() {
@@ -27,7 +29,6 @@ constexpr ExpandTables MakeExpandTables() {
       tables.f16[mask][2 * lane] = set ? static_cast<uint8_t>(2 * next) : 0x80;
       tables.f16[mask][2 * lane + 1] = set ? static_cast<uint8_t>(2 * next + 1) : 0x80;
       tables.i8[mask][lane] = set ? next : 0x80;
-      tables.i8[mask][lane + 8] = 0x80;
       if (set) ++next;
     }
   }
@@ -53,14 +54,12 @@ struct Avx2Simd {
   }
   static void Sum4(const Vec* v, float* out) {
     const Vec pairs = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
-    _mm_storeu_ps(out,
-                  _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1)));
+    _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1)));
   }
 
+  static float Half(uint16_t half) { return _cvtsh_ss(half); }
   static Vec LoadF16(const uint8_t* p) { return _mm256_cvtph_ps(Load16(p)); }
-  static Vec LoadI8(const uint8_t* p) {
-    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(Load8(p)));
-  }
+  static Vec LoadI8(const uint8_t* p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(Load8(p))); }
   static Vec ExpandF16(const uint8_t* p, unsigned mask) {
     return _mm256_cvtph_ps(_mm_shuffle_epi8(Load16(p), Load16(kExpand.f16[mask])));
   }

@@ -36,6 +36,7 @@ struct GenericSimd {
     for (int i = 0; i < 4; ++i) out[i] = Sum(v[i]);
   }
 
+  static float Half(uint16_t half) { return HalfToFloat(half); }
   static Vec LoadF16(const uint8_t* p) {
     Vec v;
     for (int i = 0; i < 8; ++i) v[i] = HalfAt(p, i);

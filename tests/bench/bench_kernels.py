@@ -29,7 +29,6 @@ sys.path.insert(0, str(TESTS))
 
 from native_kernels import DENSE_DTYPES, NativeKernels, build, pad_columns  # noqa: E402
 from ops_models import session, sparse_model  # noqa: E402
-
 from slc.ops import bitmap  # noqa: E402
 
 COLD_BYTES = 64 << 20
@@ -80,8 +79,9 @@ def kernel_candidates(kernels: NativeKernels, m: int, S: Array) -> list[Candidat
         blobs = [blob.copy() for _ in range(copies_of(blob.nbytes))]
         views = [kernels.open(copy) for copy in blobs]
 
-        def step(i: int, name: str = name, views: list[int] = views,
-                 keep: list[Array] = blobs) -> None:
+        def step(
+            i: int, name: str = name, views: list[int] = views, keep: list[Array] = blobs
+        ) -> None:
             kernels.sparse_into(name, views[i], X, None, Y)
 
         found.append(Candidate(name, blob.nbytes, m * S.size, 1, step, len(views)))
@@ -109,23 +109,37 @@ def dense_model(S: Array) -> Any:
 
 
 def nbits_model(S: Array, bits: int) -> Any:
-    """x -> MatMulNBits (block 32, accuracy level 4) -> y; the codes are random, time ignores them."""
+    """x -> MatMulNBits (block 32, accuracy level 4) -> y; random codes take the same time."""
     n, k = S.shape
     rng = np.random.default_rng(0)
     blocks = -(-k // 32)
-    constants = {"w": rng.integers(0, 256, (n, blocks, 4 * bits)).astype(np.uint8),
-                 "scales": np.full(n * blocks, 0.01, np.float32)}
-    node = helper.make_node("MatMulNBits", ["x", *constants], ["y"], domain="com.microsoft", K=k,
-                            N=n, bits=bits, block_size=32, accuracy_level=4)
+    constants = {
+        "w": rng.integers(0, 256, (n, blocks, 4 * bits)).astype(np.uint8),
+        "scales": np.full(n * blocks, 0.01, np.float32),
+    }
+    node = helper.make_node(
+        "MatMulNBits",
+        ["x", *constants],
+        ["y"],
+        domain="com.microsoft",
+        K=k,
+        N=n,
+        bits=bits,
+        block_size=32,
+        accuracy_level=4,
+    )
     return one_node(node, S, constants)
 
 
 def one_node(node: Any, S: Array, constants: dict[str, Array]) -> Any:
     n, k = S.shape
     graph = helper.make_graph(
-        [node], "graph", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["m", k])],
+        [node],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["m", k])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["m", n])],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()])
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
@@ -135,11 +149,16 @@ def session_candidates(m: int, S: Array, threads: int) -> list[Candidate]:
     n, k = S.shape
     X = np.random.default_rng(1).standard_normal((m, k)).astype(np.float32)
     blobs = {value: bitmap.encode(S, value) for value in ("f16", "i8")}  # type: ignore[arg-type]
-    models = {f"BitmapSparseGemm {value}": (sparse_model(blob, n, k), blob.nbytes)
-              for value, blob in blobs.items()}
+    models = {
+        f"BitmapSparseGemm {value}": (sparse_model(blob, n, k), blob.nbytes)
+        for value, blob in blobs.items()
+    }
     models["MatMul f32"] = (dense_model(S), 4 * S.size)
     for bits in (4, 8):
-        models[f"MatMulNBits-{bits} level 4"] = (nbits_model(S, bits), S.size * bits // 8 + S.size // 8)
+        models[f"MatMulNBits-{bits} level 4"] = (
+            nbits_model(S, bits),
+            S.size * bits // 8 + S.size // 8,
+        )
     found = []
     for name, (proto, weight_bytes) in models.items():
         sessions = [session(proto, threads) for _ in range(min(8, copies_of(weight_bytes)))]
@@ -170,9 +189,16 @@ def time_interleaved(shape: str, candidates: list[Candidate], seconds: float) ->
 def timing(shape: str, candidate: Candidate, seconds: list[float]) -> Timing:
     ordered = np.sort(seconds)
     tenth = float(ordered[: max(1, len(ordered) // 10)].mean())
-    return Timing(shape, candidate.name, candidate.threads, len(seconds),
-                  float(np.median(ordered)) * 1e6, tenth * 1e6, candidate.weights / tenth / 1e9,
-                  candidate.weight_bytes / tenth / 1e9)
+    return Timing(
+        shape,
+        candidate.name,
+        candidate.threads,
+        len(seconds),
+        float(np.median(ordered)) * 1e6,
+        tenth * 1e6,
+        candidate.weights / tenth / 1e9,
+        candidate.weight_bytes / tenth / 1e9,
+    )
 
 
 def bench_shape(kernels: NativeKernels, line: str, threads: int, seconds: float) -> list[Timing]:
@@ -187,11 +213,17 @@ def bench_shape(kernels: NativeKernels, line: str, threads: int, seconds: float)
 def print_rows(rows: list[Timing]) -> None:
     dense = next(row for row in rows if row.name == "MatMul f32").fastest_tenth_us
     print(f"\nM N K density = {rows[0].shape}")
-    print(f"{'':32}{'threads':>8}{'median us':>12}{'tenth us':>12}{'Gw/s':>8}{'GB/s':>8}{'x MatMul':>10}")
+    print(
+        f"{'':32}{'threads':>8}{'median us':>12}{'tenth us':>12}{'Gw/s':>8}{'GB/s':>8}"
+        f"{'x MatMul':>10}"
+    )
     for row in rows:
         ratio = f"{dense / row.fastest_tenth_us:10.2f}" if row.threads > 1 else ""
-        print(f"{row.name:32}{row.threads:8}{row.median_us:12.1f}{row.fastest_tenth_us:12.1f}"
-              f"{row.fastest_tenth_gw_s:8.2f}{row.fastest_tenth_gb_s:8.2f}{ratio}", flush=True)
+        print(
+            f"{row.name:32}{row.threads:8}{row.median_us:12.1f}{row.fastest_tenth_us:12.1f}"
+            f"{row.fastest_tenth_gw_s:8.2f}{row.fastest_tenth_gb_s:8.2f}{ratio}",
+            flush=True,
+        )
 
 
 def main() -> None:

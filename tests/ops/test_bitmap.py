@@ -8,18 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
+from ops_models import sparse
 from slc.ops import bitmap
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 VALUE_TYPES = ["f16", "i8"]
-
-
-def sparse(n: int, k: int, density: float, seed: int = 0, spread: float = 1.0) -> np.ndarray:
-    """float32 [n, k] with about `density` of its values kept."""
-    rng = np.random.default_rng(seed)
-    S = rng.standard_normal((n, k)).astype(np.float32) * np.float32(spread)
-    return S * (rng.random((n, k)) < density)
 
 
 def rounding_error(S: np.ndarray, value_type: str, group: int) -> np.ndarray:
@@ -36,9 +29,13 @@ def rounding_error(S: np.ndarray, value_type: str, group: int) -> np.ndarray:
 
 @settings(max_examples=150, deadline=None)
 @given(
-    n=st.integers(1, 257), k=st.integers(1, 257), density=st.sampled_from([0, 0.01, 0.05, 0.5, 1]),
-    value_type=st.sampled_from(VALUE_TYPES), group=st.sampled_from([64, 128, 320]),
-    spread=st.sampled_from([1e-30, 1e-3, 1.0, 1e30]), seed=st.integers(0, 2**32 - 1),
+    n=st.integers(1, 257),
+    k=st.integers(1, 257),
+    density=st.sampled_from([0, 0.01, 0.05, 0.5, 1]),
+    value_type=st.sampled_from(VALUE_TYPES),
+    group=st.sampled_from([64, 128, 320]),
+    spread=st.sampled_from([1e-30, 1e-3, 1.0, 1e30]),
+    seed=st.integers(0, 2**32 - 1),
 )
 def test_round_trip(n, k, density, value_type, group, spread, seed) -> None:
     S = sparse(n, k, density, seed, spread)
@@ -59,8 +56,9 @@ def test_all_mask_bytes(value_type: str) -> None:
     bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
     S = bits.astype(np.float32) * np.arange(1, 9, dtype=np.float32)
     blob = bitmap.encode(S, value_type)
-    masks = bitmap._masks(blob, bitmap.read_header(blob),
-                          bitmap._header_sections(bitmap.read_header(blob)))
+    masks = bitmap._masks(
+        blob, bitmap.read_header(blob), bitmap._header_sections(bitmap.read_header(blob))
+    )
     assert np.array_equal(masks[:, 0], np.arange(256))
     np.testing.assert_allclose(bitmap.decode(blob), S, rtol=0, atol=8 / 127)
 
@@ -113,7 +111,7 @@ def test_values_outside_the_mask_do_not_set_the_exponent() -> None:
         ({"S": np.zeros((0, 3), np.float32)}, "N and K >= 1"),
         ({"S": np.array([[1, np.nan]], np.float32)}, r"S\[0, 1\]: got nan"),
         ({"S": np.array([[1], [-np.inf]], np.float32)}, r"S\[1, 0\]: got -inf"),
-        ({"S": np.array([[3.4e38]], np.float32)}, r"magnitude of 3.4\S+, wanted less than 2\^127"),
+        ({"S": np.array([[3.4e38]], np.float32)}, r"got a magnitude of 3\S+, wanted less than"),
         ({"value_type": "i4"}, "got 'i4', wanted 'f16' or 'i8'"),
         ({"value_type": "i8", "group": 32}, "got 32, wanted a positive multiple of 64"),
         ({"mask": np.ones((2, 2), bool)}, r"mask: got bool \[2, 2\]"),

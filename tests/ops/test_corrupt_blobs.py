@@ -9,20 +9,25 @@ from pathlib import Path
 import native_kernels
 import numpy as np
 import pytest
-from ops_models import sparse_model, session
-from test_bitmap import sparse
-
+from ops_models import session, sparse, sparse_model
 from slc.ops import bitmap
 
 FIELDS = {  # name: offset, struct code, wrong values
-    "magic": (0, "4s", [b"SLCA", b"\0\0\0\0"]), "version": (4, "H", [0, 2, 65535]),
-    "encoding": (6, "B", [0, 2]), "value_type": (7, "B", [0, 3]),
-    "n": (8, "Q", [0, 1, 2**40, 2**63, 2**64 - 1]), "k": (16, "Q", [0, 1, 64, 2**63, 2**64 - 1]),
-    "nnz": (24, "Q", [0, 1, 2**62, 2**64 - 1]), "group": (32, "I", [1, 63, 2**32 - 64]),
-    "tile_rows": (36, "H", [0, 1, 65535]), "layout": (38, "B", [1]), "reserved": (39, "B", [1]),
+    "magic": (0, "4s", [b"SLCA", b"\0\0\0\0"]),
+    "version": (4, "H", [0, 2, 65535]),
+    "encoding": (6, "B", [0, 2]),
+    "value_type": (7, "B", [0, 3]),
+    "n": (8, "Q", [0, 1, 2**40, 2**63, 2**64 - 1]),
+    "k": (16, "Q", [0, 1, 64, 2**63, 2**64 - 1]),
+    "nnz": (24, "Q", [0, 1, 2**62, 2**64 - 1]),
+    "group": (32, "I", [1, 63, 2**32 - 64]),
+    "tile_rows": (36, "H", [0, 1, 65535]),
+    "layout": (38, "B", [1]),
+    "reserved": (39, "B", [1]),
     "values_offset": (40, "Q", [0, 64, 2**63, 2**64 - 1]),
     "total_bytes": (48, "Q", [0, 64, 2**63, 2**64 - 1]),
-    "exponent": (56, "i", [-150, 128, -(2**31)]), "crc32": (60, "I", [0]),
+    "exponent": (56, "i", [-150, 128, -(2**31)]),
+    "crc32": (60, "I", [0]),
 }
 CASES = [(name, wrong) for name, (_, _, values) in FIELDS.items() for wrong in values]
 
@@ -97,8 +102,9 @@ def test_a_mask_bit_moved_beyond_k(kernels) -> None:
     assert_refused(resign(blob), kernels, "at or above K")
 
 
-@pytest.mark.parametrize("blob", [np.zeros(0, np.uint8), np.zeros((2, 64), np.uint8),
-                                  np.zeros(64, np.int8)])
+@pytest.mark.parametrize(
+    "blob", [np.zeros(0, np.uint8), np.zeros((2, 64), np.uint8), np.zeros(64, np.int8)]
+)
 def test_what_is_no_blob_at_all(blob) -> None:
     with pytest.raises(bitmap.BlobError, match="wanted uint8"):
         bitmap.read_header(blob)
@@ -110,7 +116,7 @@ def test_a_session_refuses(name, wrong) -> None:
     offset, code, _ = FIELDS[name]
     field = np.frombuffer(struct.pack("<" + code, wrong), np.uint8)
     blob[offset : offset + field.size] = field
-    with pytest.raises(Exception, match="BitmapSparseGemm: packed blob: .*wanted|make sizes"):
+    with pytest.raises(Exception, match=r"BitmapSparseGemm: packed blob: .*(wanted|make sizes)"):
         session(sparse_model(resign(blob) if name != "crc32" else blob, 35, 200))
 
 

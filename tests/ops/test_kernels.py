@@ -8,15 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from native_kernels import DENSE_DTYPES, NativeKernels
 from numerics import assert_within, matmul_bound
-from test_bitmap import sparse
-
+from ops_models import sparse
 from slc.ops import bitmap
 
 DENSITIES = [0.0, 0.01, 0.05, 0.3, 0.5, 0.9, 1.0]
 
 
-def check_sparse(kernels: NativeKernels, S: np.ndarray, m: int, seed: int, group: int = 64,
-                 value_types: tuple[str, ...] = ("f16", "i8")) -> None:
+def check_sparse(
+    kernels: NativeKernels,
+    S: np.ndarray,
+    m: int,
+    seed: int,
+    group: int = 64,
+    value_types: tuple[str, ...] = ("f16", "i8"),
+) -> None:
     """All sparse kernels for these weights, with and without a bias."""
     rng = np.random.default_rng(seed)
     X = rng.standard_normal((m, S.shape[1])).astype(np.float32)
@@ -33,9 +38,14 @@ def check_sparse(kernels: NativeKernels, S: np.ndarray, m: int, seed: int, group
 
 
 @settings(max_examples=60, deadline=None)
-@given(n=st.integers(1, 257), k=st.integers(1, 257), m=st.integers(1, 17),
-       density=st.sampled_from(DENSITIES), group=st.sampled_from([64, 128, 320]),
-       seed=st.integers(0, 2**32 - 1))
+@given(
+    n=st.integers(1, 257),
+    k=st.integers(1, 257),
+    m=st.integers(1, 17),
+    density=st.sampled_from(DENSITIES),
+    group=st.sampled_from([64, 128, 320]),
+    seed=st.integers(0, 2**32 - 1),
+)
 def test_sparse_kernels(kernels, n, k, m, density, group, seed) -> None:
     check_sparse(kernels, sparse(n, k, density, seed), m, seed, group)
 
@@ -64,14 +74,22 @@ def test_sparse_kernels_with_extreme_weights(kernels, scale) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(rows=st.integers(1, 67), k=st.integers(1, 257), m=st.integers(1, 17),
-       seed=st.integers(0, 2**32 - 1))
+@given(
+    rows=st.integers(1, 67),
+    k=st.integers(1, 257),
+    m=st.integers(1, 17),
+    seed=st.integers(0, 2**32 - 1),
+)
 def test_adapter_kernels(kernels, rows, k, m, seed) -> None:
     rng = np.random.default_rng(seed)
     X = rng.standard_normal((m, k)).astype(np.float32)
     for name in kernels.names("adapter_dot"):
         dtype = DENSE_DTYPES[name.split("_")[2]]
-        W = rng.standard_normal((rows, k)) if dtype != np.int8 else rng.integers(-127, 128, (rows, k))
+        W = (
+            rng.standard_normal((rows, k))
+            if dtype != np.int8
+            else rng.integers(-127, 128, (rows, k))
+        )
         W = W.astype(dtype)
         exact = X.astype(np.float64) @ W.astype(np.float64).T
         context = f"{name} rows {rows} k {k} m {m} seed {seed}"
@@ -91,8 +109,9 @@ def test_a_row_of_the_result_does_not_depend_on_its_neighbours(kernels, op) -> N
 
 
 def test_every_kernel_name_is_listed_once(kernels) -> None:
-    names = [name for op in ("sparse_gemv", "sparse_gemm", "adapter_dot")
-             for name in kernels.names(op)]
+    names = [
+        name for op in ("sparse_gemv", "sparse_gemm", "adapter_dot") for name in kernels.names(op)
+    ]
     assert len(names) == len(set(names)) >= 7
 
 

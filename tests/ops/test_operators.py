@@ -13,9 +13,7 @@ import pytest
 from numerics import assert_within, matmul_bound, with_f16_output
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
-from ops_models import model, session, sparse_model
-from test_bitmap import sparse
-
+from ops_models import model, session, sparse, sparse_model
 from slc import ops
 from slc.ops import bitmap
 
@@ -60,8 +58,9 @@ def test_leading_dimensions(shape) -> None:
 def test_big_shapes_use_every_thread_and_give_the_same_bits(n, k, m) -> None:
     blob = bitmap.encode(sparse(n, k, 0.3))
     X, W = random((m, k)), bitmap.decode(blob)
-    results = [session(sparse_model(blob, n, k), threads).run(None, {"x": X})[0]
-               for threads in (1, 2, 3)]
+    results = [
+        session(sparse_model(blob, n, k), threads).run(None, {"x": X})[0] for threads in (1, 2, 3)
+    ]
     assert np.array_equal(results[0], results[1])
     assert np.array_equal(results[0], results[2])
     assert_within(results[0], X.astype(np.float64) @ W.T, matmul_bound(X, W), f"{n} {k} {m}")
@@ -90,8 +89,11 @@ def test_four_concurrent_runs_on_one_session() -> None:
 
 @pytest.mark.parametrize(
     ("attributes", "message"),
-    [({"N": 71}, "N: got 70 in packed, wanted 71"), ({"K": 199}, "K: got 200 in packed"),
-     ({"accuracy_level": 4}, "accuracy_level: got 4, wanted 0 or 1")],
+    [
+        ({"N": 71}, "N: got 70 in packed, wanted 71"),
+        ({"K": 199}, "K: got 200 in packed"),
+        ({"accuracy_level": 4}, "accuracy_level: got 4, wanted 0 or 1"),
+    ],
 )
 def test_sparse_gemm_refuses_attributes(attributes, message) -> None:
     blob = bitmap.encode(sparse(70, 200, 0.5))
@@ -109,24 +111,36 @@ def test_sparse_gemm_needs_its_attributes() -> None:
 
 def test_packed_must_be_constant() -> None:
     node = helper.make_node("BitmapSparseGemm", ["x", "p"], ["y"], domain=ops.DOMAIN, N=7, K=8)
-    ops_graph = model([node], {"x": ("float32", [1, 8]), "p": ("int8", [448])}, ("y", "float32"), {})
+    ops_graph = model(
+        [node], {"x": ("float32", [1, 8]), "p": ("int8", [448])}, ("y", "float32"), {}
+    )
     ops_graph.graph.input[1].type.tensor_type.elem_type = 2  # uint8
     with pytest.raises(Exception, match="packed: got an input known only at run time"):
         session(ops_graph)
 
 
-@pytest.mark.parametrize(("X", "bias", "message"), [
-    (np.zeros((2, 9), np.float32), None, r"X: got float32 \[2, 9\], wanted .*\[..., 8\]"),
-    (np.zeros((2, 8), np.float32), np.zeros(6, np.float32), r"bias: got float32 \[6\]"),
-])
+@pytest.mark.parametrize(
+    ("X", "bias", "message"),
+    [
+        (np.zeros((2, 9), np.float32), None, r"X: got float32 \[2, 9\], wanted .*\[..., 8\]"),
+        (np.zeros((2, 8), np.float32), np.zeros(6, np.float32), r"bias: got float32 \[6\]"),
+    ],
+)
 def test_sparse_gemm_refuses_inputs(X, bias, message) -> None:
     proto = sparse_model(bitmap.encode(sparse(7, 8, 0.5)), 7, 8, bias, shape=["m", "k"])
     with pytest.raises(Exception, match=message):
         session(proto).run(None, {"x": X})
 
 
-def adapter_model(dtype: str, ranks_and_types: list[tuple[int, str]], n: int, k: int,
-                  gated: bool = False, live: bool = False, offset: int = 0):
+def adapter_model(
+    dtype: str,
+    ranks_and_types: list[tuple[int, str]],
+    n: int,
+    k: int,
+    gated: bool = False,
+    live: bool = False,
+    offset: int = 0,
+):
     """x, y0 -> Down -> Up -> y, the exact adapters in float64 and the model's constants."""
     A = [random((r, k), t, i) for i, (r, t) in enumerate(ranks_and_types)]
     B = [random((n, r), t, 9 + i) for i, (r, t) in enumerate(ranks_and_types)]
@@ -138,33 +152,51 @@ def adapter_model(dtype: str, ranks_and_types: list[tuple[int, str]], n: int, k:
     constants["extra"] = extra
     down_scale, up_scale, gate = "", "", ""
     if i8_count:
-        constants |= {"sa": 0.01 * random((i8_rows,), seed=5),
-                      "sb": 0.01 * random((n * i8_count,), seed=6)}
+        constants |= {
+            "sa": 0.01 * random((i8_rows,), seed=5),
+            "sb": 0.01 * random((n * i8_count,), seed=6),
+        }
         down_scale, up_scale = "sa", "sb"
     if gated:
         constants["gate"], gate = random((rank_sum,), seed=7), "gate"
     names = range(len(A))
     nodes = [
-        helper.make_node("ConcatAdapterDown", ["x", down_scale, gate, "extra",
-                         *(f"A{i}" for i in names)], ["h"], domain=ops.DOMAIN),
-        helper.make_node("ConcatAdapterUp", ["y0", "h", up_scale, *(f"B{i}" for i in names)],
-                         ["y"], domain=ops.DOMAIN, offset=offset),
+        helper.make_node(
+            "ConcatAdapterDown",
+            ["x", down_scale, gate, "extra", *(f"A{i}" for i in names)],
+            ["h"],
+            domain=ops.DOMAIN,
+        ),
+        helper.make_node(
+            "ConcatAdapterUp",
+            ["y0", "h", up_scale, *(f"B{i}" for i in names)],
+            ["y"],
+            domain=ops.DOMAIN,
+            offset=offset,
+        ),
     ]
     inputs = {"x": (dtype, ["m", k]), "y0": (dtype, ["m", n])}
     if live:
         for i in names:
-            inputs |= {f"A{i}": (A[i].dtype.name, [f"r{i}", k]),
-                       f"B{i}": (B[i].dtype.name, [n, f"r{i}"])}
+            inputs |= {
+                f"A{i}": (A[i].dtype.name, [f"r{i}", k]),
+                f"B{i}": (B[i].dtype.name, [n, f"r{i}"]),
+            }
     return model(nodes, inputs, ("y", dtype), constants, {"h": dtype}), constants
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("m", [0, 1, 4, 50])
-@pytest.mark.parametrize("ranks_and_types", [
-    [(4, "float32")], [(3, "int8"), (5, "float16"), (0, "float32"), (8, "int8")],
-    [(0, "float16")], [(0, "int8"), (1, "int8")],
-])
+@pytest.mark.parametrize(
+    "ranks_and_types",
+    [
+        [(4, "float32")],
+        [(3, "int8"), (5, "float16"), (0, "float32"), (8, "int8")],
+        [(0, "float16")],
+        [(0, "int8"), (1, "int8")],
+    ],
+)
 @pytest.mark.parametrize("offset", [0, 3])
 def test_adapters_match_the_reference(dtype, gated, m, ranks_and_types, offset) -> None:
     n, k = 90, 70
@@ -178,11 +210,12 @@ def test_adapters_match_the_reference(dtype, gated, m, ranks_and_types, offset) 
 
 def adapter_bound(proto, feeds) -> np.ndarray:
     """Twice the bound of one evaluation, since both sides round."""
-    values = {t.name: np.abs(numpy_helper.to_array(t).astype(np.float64))
-              for t in proto.graph.initializer}
+    values = {
+        t.name: np.abs(numpy_helper.to_array(t).astype(np.float64)) for t in proto.graph.initializer
+    }
     down, up = proto.graph.node
-    A = np.concatenate([scaled for scaled in rows(values, down, "sa")])
-    B = np.concatenate([scaled for scaled in rows(values, up, "sb")], axis=1)
+    A = np.concatenate(list(rows(values, down, "sa")))
+    B = np.concatenate(list(rows(values, up, "sb")), axis=1)
     offset = up.attribute[0].i
     X, Y0 = np.abs(feeds["x"].astype(np.float64)), np.abs(feeds["y0"].astype(np.float64))
     gate = values.get("gate", np.ones(A.shape[0]))
@@ -224,12 +257,15 @@ def test_adapters_are_replaced_in_a_live_session() -> None:
         np.testing.assert_allclose(run.run(None, feeds)[0], wanted, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("feeds", "message"), [
-    ({"A0": np.zeros((2, 29), np.float32)}, r"adapter 1: got float32 \[2, 29\], wanted"),
-    ({"B0": np.zeros((19, 2), np.float32)}, r"adapter 0: got float32 \[19, 2\], wanted"),
-    ({"B0": np.zeros((20, 9), np.float32)}, "H: got .* wanted a last dimension of at least"),
-    ({"y0": np.zeros((4, 20), np.float32)}, "H: got .* wanted the type and leading dimensions"),
-])
+@pytest.mark.parametrize(
+    ("feeds", "message"),
+    [
+        ({"A0": np.zeros((2, 29), np.float32)}, r"adapter 1: got float32 \[2, 29\], wanted"),
+        ({"B0": np.zeros((19, 2), np.float32)}, r"adapter 0: got float32 \[19, 2\], wanted"),
+        ({"B0": np.zeros((20, 9), np.float32)}, "H: got .* wanted a last dimension of at least"),
+        ({"y0": np.zeros((4, 20), np.float32)}, "H: got .* wanted the type and leading dimensions"),
+    ],
+)
 def test_adapters_refuse(feeds, message) -> None:
     proto, _ = adapter_model("float32", [(2, "float32")], 20, 30, live=True)
     for value in proto.graph.input:
@@ -256,25 +292,37 @@ def test_one_exported_symbol(fresh_library) -> None:
 
 
 def test_the_generic_kernels_can_be_forced() -> None:
-    code = ("import numpy as np; from test_bitmap import sparse; from slc.ops import bitmap; "
-            "from ops_models import session, sparse_model; b = bitmap.encode(sparse(64, 512, .5)); "
-            "X = np.random.default_rng(0).standard_normal((1, 512)).astype(np.float32); "
-            "print(session(sparse_model(b, 64, 512)).run(None, {'x': X})[0].tobytes().hex())")
+    code = (
+        "import numpy as np; from slc.ops import bitmap; "
+        "from ops_models import session, sparse, sparse_model; "
+        "b = bitmap.encode(sparse(64, 512, .5)); "
+        "X = np.random.default_rng(0).standard_normal((1, 512)).astype(np.float32); "
+        "print(session(sparse_model(b, 64, 512)).run(None, {'x': X})[0].tobytes().hex())"
+    )
     here = os.path.dirname(__file__)
     results = []
     for isa in ("generic", "avx2", "no such thing"):
         path = os.pathsep.join([here, os.path.dirname(here), os.environ.get("PYTHONPATH", "")])
         environment = os.environ | {"SLC_ISA": isa, "PYTHONPATH": path}
-        results.append(subprocess.run([sys.executable, "-c", code], env=environment, check=True,
-                                      capture_output=True, text=True).stdout)
+        results.append(
+            subprocess.run(
+                [sys.executable, "-c", code],
+                env=environment,
+                check=True,
+                capture_output=True,
+                text=True,
+            ).stdout
+        )
     assert results[1] == results[2]
     generic, best = (np.frombuffer(bytes.fromhex(r), np.float32) for r in results[:2])
     np.testing.assert_allclose(generic, best, rtol=1e-3, atol=1e-4)
 
 
 def test_registering_needs_no_onnx_and_no_slc_compiler() -> None:
-    code = ("import sys, slc.ops, onnxruntime; slc.ops.register(onnxruntime.SessionOptions()); "
-            "assert not {'onnx', 'torch', 'slc.compiler'} & set(sys.modules), sys.modules.keys()")
+    code = (
+        "import sys, slc.ops, onnxruntime; slc.ops.register(onnxruntime.SessionOptions()); "
+        "assert not {'onnx', 'torch', 'slc.compiler'} & set(sys.modules), sys.modules.keys()"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

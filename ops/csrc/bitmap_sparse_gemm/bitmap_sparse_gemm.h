@@ -17,14 +17,20 @@
 
 namespace slc {
 
+// The gemm kernels walk x in blocks of this many columns. Stored block by block, the rows of one
+// block lie together; stored row by row, rows a large power of two apart fight for the same cache
+// sets.
+inline constexpr int64_t kBlockColumns = 512;
+
 struct SparseArgs {
   const PackedView* w;
-  const float* x;      // [m, ldx], finite; columns K ... 64 * words - 1 are readable and 0
-  int64_t m, ldx;      // ldx >= 64 * words
-  int64_t row_begin;   // rows of w to compute; a multiple of tile_rows
-  int64_t row_end;     // at most N
-  const float* bias;   // [N] or null
-  float* y;            // [m, ldy], columns row_begin ... row_end - 1 are written
+  const float* x;     // m rows, finite; columns K ... 64 * words - 1 are readable and 0
+  int64_t m, ldx;     // elements from a row to the next
+  int64_t x_block;    // elements from a block of kBlockColumns columns to the next (gemm only)
+  int64_t row_begin;  // rows of w to compute; a multiple of tile_rows
+  int64_t row_end;    // at most N
+  const float* bias;  // [N] or null
+  float* y;           // [m, ldy], columns row_begin ... row_end - 1 are written
   int64_t ldy;
 };
 

@@ -6,7 +6,7 @@
 namespace slc {
 namespace {
 
-#define SLC_SPARSE_KERNEL(op, type, tile, isa, kind, value_enum, isa_enum)       \
+#define SLC_SPARSE_KERNEL(op, type, tile, isa, kind, value_enum, isa_enum)               \
   {"sparse_" #op "_" #type "_" #tile "__" #isa, SparseKind::kind, ValueType::value_enum, \
    Isa::isa_enum, sparse_##op##_##type##_##tile##__##isa},
 constexpr SparseKernel kKernels[] = {

@@ -5,7 +5,6 @@
 
 #include <cstring>
 
-#include "../f16.h"
 #include "bitmap_sparse_gemm.h"
 
 namespace slc {
@@ -35,10 +34,11 @@ inline uint64_t LoadWord(const uint8_t* p) {
   return word;
 }
 
+template <class S>
 inline float LoadScale(const uint8_t* p) {
   uint16_t half;
   std::memcpy(&half, p, sizeof half);
-  return HalfToFloat(half);
+  return S::Half(half);
 }
 
 // Byte i: the number of set bits in bytes 0 ... i of the word. The eight loads that a word needs
@@ -57,14 +57,15 @@ const uint8_t* RowValues(const PackedView& w, int64_t row) {
 
 // sums[i] += word w of a row times x[i]; returns where the next word's values begin.
 template <class S, class V, int M, int A>
-inline const uint8_t* GemvWord(uint64_t mask, const uint8_t* values, const float* x, int64_t ldx,
-                               typename S::Vec (&sums)[M][A]) {
-  const uint64_t ends = PrefixCounts(mask) * V::kBytes;  // at most 128: no carry between bytes
+inline const uint8_t* GemvWord(const uint8_t* mask, const uint8_t* values, const float* x,
+                               int64_t ldx, typename S::Vec (&sums)[M][A]) {
+  const uint64_t ends =
+      PrefixCounts(LoadWord(mask)) * V::kBytes;  // at most 128: no carry between bytes
   const uint64_t begins = ends << 8;
 #pragma GCC unroll 8
   for (int byte = 0; byte < 8; ++byte) {
     const uint8_t* p = values + (begins >> (8 * byte) & 255u);
-    const auto v = V::template Expand<S>(p, static_cast<unsigned>(mask >> (8 * byte) & 255u));
+    const auto v = V::template Expand<S>(p, mask[byte]);
 #pragma GCC unroll 8
     for (int i = 0; i < M; ++i) {
       auto& sum = sums[i][byte % A];
@@ -77,7 +78,8 @@ inline const uint8_t* GemvWord(uint64_t mask, const uint8_t* values, const float
 // One row of w: writes y[i, row] for M rows of x, returns where the next row's values begin.
 template <class S, class V, int M>
 inline const uint8_t* GemvRow(const SparseArgs& a, int64_t row, const uint8_t* values) {
-  constexpr int A = M == 1 ? 4 : 2;  // enough independent sums to hide the latency of MulAdd
+  constexpr int A =
+      M == 1 && !V::kScaled ? 4 : 2;  // enough independent sums to hide the latency of MulAdd
   const PackedView& w = *a.w;
   const uint8_t* mask = w.masks + 8 * row * w.words;
   const uint8_t* scale = V::kScaled ? w.scales + 2 * row * w.groups : nullptr;
@@ -90,9 +92,9 @@ inline const uint8_t* GemvRow(const SparseArgs& a, int64_t row, const uint8_t* v
       for (auto& sum : row_sums) sum = S::Zero();
     }
     for (int64_t i = begin; i < end; ++i) {
-      values = GemvWord<S, V, M, A>(LoadWord(mask + 8 * i), values, a.x + 64 * i, a.ldx, sums);
+      values = GemvWord<S, V, M, A>(mask + 8 * i, values, a.x + 64 * i, a.ldx, sums);
     }
-    const auto factor = S::Set(V::kScaled ? LoadScale(scale) : 1.0f);
+    const auto factor = S::Set(V::kScaled ? LoadScale<S>(scale) : 1.0f);
     for (int i = 0; i < M; ++i) {
       auto sum = S::Add(sums[i][0], sums[i][1]);
       if (A == 4) sum = S::Add(sum, S::Add(sums[i][A - 2], sums[i][A - 1]));
@@ -120,10 +122,13 @@ inline void SparseGemv(const SparseArgs& a) {
   if (a.m == 3) GemvRows<S, V, 3>(a);
 }
 
-// The GEMM's tile: four rows of w by 512 columns, decoded to float32 in L1 and used for all of x.
-constexpr int kPanelRows = 4;
-constexpr int64_t kPanelWords = 8;
-constexpr int64_t kPanelColumns = 64 * kPanelWords;
+// The GEMM's tile: eight rows of w by 512 columns, decoded to float32 in L1 and used for all of x.
+// Three rows of x meet four rows of the tile in registers, so x comes from L2 once for two such
+// meetings.
+constexpr int kPanelRows = 8;
+constexpr int kDotRows = 4;
+constexpr int64_t kPanelColumns = kBlockColumns;
+constexpr int64_t kPanelWords = kPanelColumns / 64;
 
 // Decodes `words` mask words of one row from word `begin` on; returns where the values go on.
 template <class S, class V>
@@ -131,18 +136,17 @@ inline const uint8_t* DecodeRow(const PackedView& w, int64_t row, int64_t begin,
                                 const uint8_t* values, float* out) {
   const uint8_t* mask = w.masks + 8 * (row * w.words + begin);
   for (int64_t i = 0; i < words; ++i, out += 64) {
-    const uint64_t word = LoadWord(mask + 8 * i);
-    const uint64_t ends = PrefixCounts(word) * V::kBytes;
+    const uint64_t ends = PrefixCounts(LoadWord(mask + 8 * i)) * V::kBytes;
     const uint64_t begins = ends << 8;
     auto scale = S::Set(1.0f);
     if (V::kScaled) {
       const int64_t group = (begin + i) / w.group_words;
-      scale = S::Set(LoadScale(w.scales + 2 * (row * w.groups + group)));
+      scale = S::Set(LoadScale<S>(w.scales + 2 * (row * w.groups + group)));
     }
 #pragma GCC unroll 8
     for (int byte = 0; byte < 8; ++byte) {
       const uint8_t* p = values + (begins >> (8 * byte) & 255u);
-      auto v = V::template Expand<S>(p, static_cast<unsigned>(word >> (8 * byte) & 255u));
+      auto v = V::template Expand<S>(p, mask[8 * i + byte]);
       if (V::kScaled) v = S::Mul(v, scale);
       S::Store(out + 8 * byte, v);
     }
@@ -154,8 +158,8 @@ inline const uint8_t* DecodeRow(const PackedView& w, int64_t row, int64_t begin,
 // out[i][r] = x row i · panel row r over `columns` columns, a multiple of 8.
 template <class S, int M>
 inline void PanelDot(const float* x, int64_t ldx, const float* panel, int64_t columns,
-                     float (*out)[kPanelRows]) {
-  typename S::Vec sums[M][kPanelRows];
+                     float (*out)[kDotRows]) {
+  typename S::Vec sums[M][kDotRows];
   for (auto& row_sums : sums) {
     for (auto& sum : row_sums) sum = S::Zero();
   }
@@ -163,7 +167,7 @@ inline void PanelDot(const float* x, int64_t ldx, const float* panel, int64_t co
     typename S::Vec xs[M];
     for (int i = 0; i < M; ++i) xs[i] = S::Load(x + i * ldx + k);
 #pragma GCC unroll 4
-    for (int r = 0; r < kPanelRows; ++r) {
+    for (int r = 0; r < kDotRows; ++r) {
       const auto v = S::Load(panel + r * kPanelColumns + k);
 #pragma GCC unroll 4
       for (int i = 0; i < M; ++i) sums[i][r] = S::MulAdd(v, xs[i], sums[i][r]);
@@ -177,15 +181,18 @@ template <class S>
 inline void PanelGemm(const SparseArgs& a, const float* x, int64_t row, int rows,
                       const float* panel, int64_t columns, bool first) {
   for (int64_t i = 0; i < a.m; i += 3, x += 3 * a.ldx) {
-    float out[3][kPanelRows];
-    const int64_t left = a.m - i;
-    const int count = left < 3 ? static_cast<int>(left) : 3;
-    if (count == 3) PanelDot<S, 3>(x, a.ldx, panel, columns, out);
-    if (count == 2) PanelDot<S, 2>(x, a.ldx, panel, columns, out);
-    if (count == 1) PanelDot<S, 1>(x, a.ldx, panel, columns, out);
-    for (int j = 0; j < count; ++j) {
-      float* y = a.y + (i + j) * a.ldy + row;
-      for (int r = 0; r < rows; ++r) y[r] = first ? out[j][r] : y[r] + out[j][r];
+    const int count = static_cast<int>(a.m - i < 3 ? a.m - i : 3);
+    for (int begin = 0; begin < rows; begin += kDotRows) {
+      float out[3][kDotRows];
+      const float* w = panel + begin * kPanelColumns;
+      if (count == 3) PanelDot<S, 3>(x, a.ldx, w, columns, out);
+      if (count == 2) PanelDot<S, 2>(x, a.ldx, w, columns, out);
+      if (count == 1) PanelDot<S, 1>(x, a.ldx, w, columns, out);
+      const int valid = rows - begin < kDotRows ? rows - begin : kDotRows;
+      for (int j = 0; j < count; ++j) {
+        float* y = a.y + (i + j) * a.ldy + row + begin;
+        for (int r = 0; r < valid; ++r) y[r] = first ? out[j][r] : y[r] + out[j][r];
+      }
     }
   }
 }
@@ -223,10 +230,10 @@ inline void SparseGemm(const SparseArgs& a) {
     for (int64_t begin = 0; begin < w.words; begin += kPanelWords) {
       const int64_t words = w.words - begin < kPanelWords ? w.words - begin : kPanelWords;
       for (int r = 0; r < rows; ++r) {
-        values[r] =
-            DecodeRow<S, V>(w, row + r, begin, words, values[r], panel + r * kPanelColumns);
+        values[r] = DecodeRow<S, V>(w, row + r, begin, words, values[r], panel + r * kPanelColumns);
       }
-      PanelGemm<S>(a, a.x + 64 * begin, row, rows, panel, 64 * words, begin == 0);
+      PanelGemm<S>(a, a.x + begin / kPanelWords * a.x_block, row, rows, panel, 64 * words,
+                   begin == 0);
     }
     Epilogue(a, row, rows);
   }

@@ -33,7 +33,8 @@ class Kernel {
 
   void Compute(OrtKernelContext* context) const {
     const Tensor x = ReadInput(api_, context, kX);
-    const Tensor bias = InputCount(api_, context) > kBias ? ReadInput(api_, context, kBias) : Tensor();
+    const Tensor bias =
+        InputCount(api_, context) > kBias ? ReadInput(api_, context, kBias) : Tensor();
     CheckInputs(x, bias);
     PackedView view = view_;
     const Tensor packed = ReadInput(api_, context, kPacked);
@@ -62,8 +63,7 @@ class Kernel {
         x.dims.back() != view_.k) {
       Refuse(kName, "X", x.Describe(), "float32 or float16 [..., " + std::to_string(view_.k) + "]");
     }
-    if (bias.present &&
-        (bias.type != kOrtFloat || bias.dims != std::vector<int64_t>{view_.n})) {
+    if (bias.present && (bias.type != kOrtFloat || bias.dims != std::vector<int64_t>{view_.n})) {
       Refuse(kName, "bias", bias.Describe(), "float32 [" + std::to_string(view_.n) + "]");
     }
   }
@@ -72,31 +72,35 @@ class Kernel {
            OrtKernelContext* context) const {
     const bool is_half = x.type == kOrtFloat16;
     const int64_t m = x.elements() / view.k;
-    const int64_t ldx = 64 * view.words;
-    const Scratch padded(is_half || ldx != view.k ? m * ldx : 0);
+    const int64_t columns = 64 * view.words;
+    const bool in_place = !is_half && columns == view.k && m <= kGemvRowsMax;
+    const int64_t width = m <= kGemvRowsMax ? columns : std::min(columns, kBlockColumns);
+    const int64_t blocks = (columns + width - 1) / width;
+    const Scratch packed(in_place ? 0 : blocks * m * width);
+    if (!in_place) Pack(x, m, view.k, width, packed.data());
+    const float* rows = in_place ? static_cast<const float*>(x.data) : packed.data();
     const Scratch floats(is_half ? m * view.n : 0);
-    const float* rows = static_cast<const float*>(x.data);
-    if (is_half || ldx != view.k) rows = Pad(x, m, view.k, ldx, padded.data());
     float* out = is_half ? floats.data() : static_cast<float*>(y);
     const auto* bias_data = static_cast<const float*>(bias.data);
     SessionThreads threads{&api_, context};
-    BitmapSparseGemm({&view, rows, m, ldx, 0, view.n, bias_data, out, view.n}, isa_,
+    BitmapSparseGemm({&view, rows, m, width, m * width, 0, view.n, bias_data, out, view.n}, isa_,
                      ParallelOf(&threads));
     if (is_half) FloatsToHalves(out, m * view.n, y);
   }
 
-  // X as float32 with each row zero-filled to whole mask words.
-  static const float* Pad(const Tensor& x, int64_t m, int64_t k, int64_t ldx, float* out) {
-    for (int64_t i = 0; i < m; ++i) {
-      float* row = out + i * ldx;
-      if (x.type == kOrtFloat16) {
-        HalvesToFloats(static_cast<const uint16_t*>(x.data) + i * k, k, row);
-      } else {
-        std::copy_n(static_cast<const float*>(x.data) + i * k, k, row);
+  // X [m, k] as float32 in blocks of `width` columns: [ceil(k / width), m, width], zero beyond k.
+  static void Pack(const Tensor& x, int64_t m, int64_t k, int64_t width, float* out) {
+    for (int64_t begin = 0; begin < k; begin += width) {
+      const int64_t count = std::min(width, k - begin);
+      for (int64_t i = 0; i < m; ++i, out += width) {
+        if (x.type == kOrtFloat16) {
+          HalvesToFloats(static_cast<const uint16_t*>(x.data) + i * k + begin, count, out);
+        } else {
+          std::copy_n(static_cast<const float*>(x.data) + i * k + begin, count, out);
+        }
+        std::fill(out + count, out + width, 0.0f);
       }
-      std::fill(row + k, row + ldx, 0.0f);
     }
-    return out;
   }
 
   const OrtApi& api_;

@@ -15,11 +15,11 @@ namespace slc {
 enum class DenseType : uint8_t { kF32, kF16, kI8 };
 
 struct DenseArgs {
-  const void* w;     // [rows, k], any alignment
-  int64_t rows, k;   // k >= 1
-  const float* x;    // [m, ldx]
+  const void* w;    // [rows, k], any alignment
+  int64_t rows, k;  // k >= 1
+  const float* x;   // [m, ldx]
   int64_t m, ldx;
-  float* y;          // [m, ldy]: columns 0 ... rows - 1 are overwritten
+  float* y;  // [m, ldy]: columns 0 ... rows - 1 are overwritten
   int64_t ldy;
 };
 

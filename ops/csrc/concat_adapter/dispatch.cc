@@ -5,7 +5,7 @@
 namespace slc {
 namespace {
 
-#define SLC_DENSE_KERNEL(type, tile, isa, type_enum, isa_enum)                          \
+#define SLC_DENSE_KERNEL(type, tile, isa, type_enum, isa_enum)                    \
   {"adapter_dot_" #type "_" #tile "__" #isa, DenseType::type_enum, Isa::isa_enum, \
    adapter_dot_##type##_##tile##__##isa},
 constexpr DenseKernel kKernels[] = {
@@ -76,8 +76,8 @@ struct UpPlan {
 };
 
 // y tile += scale * (h · Bᵀ) of one adapter.
-void UpPart(const UpPlan& plan, const AdapterPart& part, int64_t m_begin, int64_t m, int64_t n_begin,
-            int64_t n) {
+void UpPart(const UpPlan& plan, const AdapterPart& part, int64_t m_begin, int64_t m,
+            int64_t n_begin, int64_t n) {
   const UpArgs& a = *plan.args;
   float sums[kTileM * kTileN];
   const auto* w =

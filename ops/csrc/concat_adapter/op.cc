@@ -98,8 +98,7 @@ class DownKernel {
     Parts parts(kDownName, api_, context, 3, 0, k);
     const Tensor scale = ReadInput(api_, context, 1);
     const Tensor gate = ReadInput(api_, context, 2);
-    parts.SetScales(Floats(kDownName, "scale", scale, parts.i8_rows, parts.i8_rows == 0),
-                    true, 0);
+    parts.SetScales(Floats(kDownName, "scale", scale, parts.i8_rows, parts.i8_rows == 0), true, 0);
     const float* gates = Floats(kDownName, "gate", gate, parts.rank_sum, true);
 
     std::vector<int64_t> dims = x.dims;
@@ -111,9 +110,9 @@ class DownKernel {
     const Scratch x_scratch(ScratchSize(x)), h_scratch(is_half ? m * parts.rank_sum : 0);
     float* out = is_half ? h_scratch.data() : static_cast<float*>(h);
     SessionThreads threads{&api_, context};
-    AdapterDown({parts.data(), parts.count(), AsFloats(x, x_scratch), m, k, gates, out,
-                 parts.rank_sum},
-                isa_, ParallelOf(&threads));
+    AdapterDown(
+        {parts.data(), parts.count(), AsFloats(x, x_scratch), m, k, gates, out, parts.rank_sum},
+        isa_, ParallelOf(&threads));
     if (is_half) FloatsToHalves(out, m * parts.rank_sum, h);
   }
 
@@ -140,8 +139,7 @@ class UpKernel {
     }
     Parts parts(kUpName, api_, context, 3, 1, n);
     const Tensor scale = ReadInput(api_, context, 2);
-    parts.SetScales(Floats(kUpName, "scale", scale, parts.i8_rows, parts.i8_rows == 0),
-                    false, n);
+    parts.SetScales(Floats(kUpName, "scale", scale, parts.i8_rows, parts.i8_rows == 0), false, n);
     if (parts.rank_sum > h.dims.back() || offset_ > h.dims.back() - parts.rank_sum) {
       Refuse(kUpName, "H", h.Describe(),
              "a last dimension of at least " + std::to_string(offset_) + " + " +
@@ -177,10 +175,10 @@ std::vector<CustomOp> ConcatAdapterOps() {
   for (const OrtElementType type : {kOrtFloat, kOrtFloat16}) {
     const InputSpec activation = {type, kOrtRequired}, optional = {kOrtFloat, kOrtOptional};
     const InputSpec adapters = {kOrtUndefined, kOrtVariadic};
-    ops.push_back(MakeCustomOp<DownKernel>(kDownName, type,
-                                           {activation, optional, optional, adapters}));
-    ops.push_back(MakeCustomOp<UpKernel>(kUpName, type,
-                                         {activation, activation, optional, adapters}));
+    ops.push_back(
+        MakeCustomOp<DownKernel>(kDownName, type, {activation, optional, optional, adapters}));
+    ops.push_back(
+        MakeCustomOp<UpKernel>(kUpName, type, {activation, activation, optional, adapters}));
   }
   return ops;
 }

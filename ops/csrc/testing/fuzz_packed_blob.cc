@@ -53,7 +53,8 @@ void RunKernels(const slc::PackedView& view) {
   for (int i = 0; i < count; ++i) {
     if (kernels[i].value_type != view.value_type || kernels[i].isa > slc::DetectIsa()) continue;
     const int64_t m = kernels[i].kind == slc::SparseKind::kGemv ? 2 : kRows;
-    kernels[i].run({&view, x.data(), m, ldx, 0, view.n, nullptr, y.data(), view.n});
+    kernels[i].run(
+        {&view, x.data(), m, ldx, slc::kBlockColumns, 0, view.n, nullptr, y.data(), view.n});
   }
 }
 

@@ -72,7 +72,7 @@ SLC_TEST_API int slc_run_sparse(const char* name, const void* view, const float*
   const slc::SparseKernel* kernel = FindSparse(name);
   if (kernel == nullptr) return 1;
   const auto& w = *static_cast<const slc::PackedView*>(view);
-  kernel->run({&w, x, m, 64 * w.words, row_begin, row_end, bias, y, w.n});
+  kernel->run({&w, x, m, 64 * w.words, slc::kBlockColumns, row_begin, row_end, bias, y, w.n});
   return 0;
 }
 
