@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import slc.ops
 from artifact.graphs import sparse_matrix, two_layers, write_artifact
@@ -198,3 +199,24 @@ def test_inspect_blob(tmp_path: Path) -> None:
     path.write_bytes(b"")
     with pytest.raises(ArtifactError, match="not a sound packed blob"):
         inspect(path)
+
+
+def test_inspect_checkpoint(tmp_path: Path) -> None:
+    from slc.compiler.api import structure
+
+    weight = ir.tensor(sparse_matrix(0, 64, 80, density=1.0), name="w")
+    f32 = ir.TensorType(ir.DataType.FLOAT)
+    x = ir.Value(name="x", shape=ir.Shape(["n", 64]), type=f32)
+    w = ir.Value(name="w", shape=weight.shape, type=f32, const_value=weight)
+    node = ir.node("MatMul", [x, w], name="product")
+    y = node.outputs[0]
+    y.name, y.type, y.shape = "y", f32, ir.Shape(["n", 80])
+    graph = ir.Graph([x], [y], nodes=[node], initializers=[w], opset_imports={"": 18}, name="one")
+    ir.save(ir.Model(graph, ir_version=9), tmp_path / "one.onnx")
+    structure(tmp_path / "one.onnx", tmp_path / "one.slr", density=0.5, rank=4, method="salr")
+    found = inspect(tmp_path / "one.slr")
+    json.dumps(found)
+    assert found["kind"] == "checkpoint"
+    assert found["meta"]["method"] == "salr"
+    row = found["linears"][0]
+    assert (row["N"], row["K"], row["nnz"], row["rank"]) == (80, 64, 80 * 32, 4)
