@@ -93,7 +93,7 @@ def _load_huggingface(
         parameters=parameters,
         genai_config=genai_config,
         assets=assets,
-        hf_folder=folder,
+        hf_folder=huggingface.tokenizer_folder(huggingface.assets(folder)),
         source_sha256=files_sha256(files),
     )
     report(3, 3, "loaded")
@@ -122,7 +122,7 @@ def _load_onnx(
         workdir,
         genai_config=genai_config,
         assets=assets,
-        hf_folder=structured.tokenizer_folder(assets),
+        hf_folder=huggingface.tokenizer_folder(assets),
         source_sha256=files_sha256([*files, *assets.values()]),
     )
     report(2, 2, "loaded")

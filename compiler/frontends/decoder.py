@@ -95,6 +95,8 @@ def build(folder: Path, workdir: Path) -> ir.Model:
             f"({_reason(done.stderr)}): see its list of supported models, or give slc an ONNX file"
         )
     graph = onnx_file.read(workdir / "model.onnx")
+    # The builder adds the commit of whatever git repository it finds itself installed in.
+    graph.producer_version = (graph.producer_version or "").partition("+")[0]
     _check_rotary(graph, folder)
     return graph
 

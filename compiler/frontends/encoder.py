@@ -105,6 +105,8 @@ def export_module(
             verbose=False,
         )
         assert program is not None
+        # Stack traces of this machine, which would also make two exports differ.
+        common_passes.ClearMetadataAndDocStringPass()(program.model)
         ir.save(program.model, path, external_data="model.onnx.data")
     except Exception as error:
         raise ModelError(

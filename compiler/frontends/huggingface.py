@@ -132,3 +132,11 @@ def check_weights(folder: Path) -> dict[str, Parameter]:
 def assets(folder: Path) -> dict[str, Path]:
     """Gives the tokenizer, processor and configuration files there are, by name."""
     return {name: folder / name for name in ASSET_NAMES if (folder / name).is_file()}
+
+
+def tokenizer_folder(assets: dict[str, Path]) -> Path | None:
+    """Gives the folder that tokenises text, where the assets hold a tokenizer."""
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+        if name in assets:
+            return assets[name].parent
+    return None

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from slc.compiler.errors import ModelError
-from slc.compiler.frontends import decoder, onnx_file
+from slc.compiler.frontends import decoder, huggingface, onnx_file
 from slc.compiler.frontends.source import Source
 from slc.compiler.frontends.weights import files_sha256
 from slc.compiler.linear import Linear
@@ -45,15 +45,9 @@ def read(path: Path, workdir: Path, target: Target | None) -> Source:
         genai_config=decoder.read_genai_config(genai) if genai is not None else None,
         checkpoint=checkpoint,
         workdir=workdir,
-        hf_folder=tokenizer_folder(assets),
+        hf_folder=huggingface.tokenizer_folder(assets),
         source_sha256=files_sha256(p for p in path.rglob("*") if p.is_file()),
     )
-
-
-def tokenizer_folder(assets: dict[str, Path]) -> Path | None:
-    """Gives the folder that tokenises text, where the assets hold a tokenizer."""
-    tokenizer = assets.get("tokenizer.json")
-    return tokenizer.parent if tokenizer is not None else None
 
 
 def restore_weights(graph: ir.Model, checkpoint: StructuredCheckpoint) -> None:
