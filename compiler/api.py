@@ -34,7 +34,7 @@ class Request:
       device: a name that `slc devices` lists, or the path of a TOML profile.
       mem: what the session may add to its process ("4GB", "512MiB"); None: what the device has.
       density, rank: of every Linear's S and residual adapter; None: chosen by `mem`.
-      values: value type of S: "auto", "f16" or "i8".
+      values: value type of S: "auto", "f16" or "i8"; "dense" compresses nothing.
       group: columns that share a scale of i8 values.
       context: tokens that the session must hold; None: what the model allows, at most 2048.
       batch: sequences at a time.

@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, cast
 
 from slc.compiler.budget.choice import Choice
-from slc.compiler.budget.encodings import Ceiling, SparseValues
+from slc.compiler.budget.encodings import Ceiling, SparseValues, dense_choice
 from slc.compiler.budget.memory import MemoryPlan, Workload, predict
 from slc.compiler.budget.options import (
     DEFAULT_DENSITY,
@@ -77,11 +77,14 @@ def plan(source: Source, target: Target, options: BudgetOptions) -> Plan:
     workload = Workload(
         options.batch, chosen_context(source, options), source.genai_config, target.ort_min
     )
-    values = cast(SparseValues, "f16" if options.values == "auto" else options.values)
+    values = cast(SparseValues, "i8" if options.values == "i8" else "f16")
     stage = _Stage(source, target, options, workload, values)
     notes = stage.notes()
     by_hand = options.density is not None or options.rank is not None or options.mem_bytes is None
-    choices = stage.by_hand() if by_hand else stage.by_budget()
+    if options.values == "dense":
+        choices = [dense_choice(li, "--values dense asked for it") for li in source.linears]
+    else:
+        choices = stage.by_hand() if by_hand else stage.by_budget()
     memory = stage.predict(choices)
     if memory.total_bytes > stage.allowed:
         raise stage.error(choices, memory)

@@ -17,7 +17,7 @@ DEFAULT_DENSITY = 0.5
 DEFAULT_RANK = 32
 CONTEXT_MAX_DEFAULT = 2048  # a longer one has to be asked for: its cache may outweigh the model
 CONTEXT_UNSTATED = 512  # for graphs that state no limit
-VALUES = ("auto", "f16", "i8")
+VALUES = ("auto", "f16", "i8", "dense")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class BudgetOptions:
     Attributes:
       density: of every S, 0 … 1; None: by budget.
       rank: of every residual adapter; None: by budget.
-      values: "auto", "f16" or "i8".
+      values: "auto", "f16" or "i8"; "dense" leaves every weight as it is, to compare with.
       mem_bytes: what the session may add to its process; None: what the device can spare.
       context: tokens per sequence, prompt and answer; None: the model's, at most 2048.
       batch: sequences at a time.

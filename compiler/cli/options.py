@@ -25,7 +25,7 @@ Density = Annotated[
     Optional[float], typer.Option(help="Share of S that is stored in each Linear, 0 to 1.")
 ]
 Rank = Annotated[Optional[int], typer.Option(help="Rank of the residual adapter of each Linear.")]
-Values = Annotated[str, typer.Option(help="Value type of S: auto, f16 or i8.")]
+Values = Annotated[str, typer.Option(help="Value type of S: auto, f16 or i8; dense compresses nothing.")]
 Group = Annotated[int, typer.Option(help="Columns that share a scale of i8 values.")]
 Context = Annotated[
     Optional[int], typer.Option(help="Tokens the session must hold: prompt and answer.")

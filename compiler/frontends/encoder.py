@@ -39,8 +39,15 @@ def export(folder: Path, workdir: Path) -> ir.Model:
     """
     with quiet():
         model, names = _load(folder)
-        inputs, dynamic = _example_inputs(model, names)
-        wrapped, outputs = _wrap(model, inputs)
+        try:
+            inputs, dynamic = _example_inputs(model, names)
+            wrapped, outputs = _wrap(model, inputs)
+        except Exception as error:
+            raise ModelError(
+                f"the {type(model).__name__} in {str(folder)!r} does not run on {names} to a "
+                f"last_hidden_state ({last_reason(error)}): export it to ONNX yourself and give "
+                "slc that file"
+            ) from error
         graph = export_module(
             wrapped,
             (),

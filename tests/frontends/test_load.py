@@ -130,3 +130,15 @@ def test_decoder_for_an_old_onnxruntime(llama: Path, tmp_path: Path) -> None:
     device.write_text('inherits = "x86-64-avx2"\nname = "old"\nort_min = "1.19.2"\n')
     with pytest.raises(RequestError, match=r"'old' promises onnxruntime 1\.19\.2 .* needs 1\.23"):
         load(llama, workdir=tmp_path, target=load_target(str(device)))
+
+
+def test_a_model_of_two_towers_is_no_encoder(tmp_path: Path) -> None:
+    import transformers
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.CLIPConfig(
+        text_config={**sizes, "intermediate_size": 32, "vocab_size": 100},
+        vision_config={**sizes, "intermediate_size": 32, "image_size": 32, "patch_size": 16},
+    )
+    transformers.CLIPModel(config).save_pretrained(tmp_path / "clip")
+    check(tmp_path / "clip", r"CLIPModel in .* does not run on \['input_ids', 'attention_mask'\]")
