@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from slc.compiler.budget.choice import Choice
 from slc.compiler.budget.encodings import Ceiling, SparseValues, dense_choice

@@ -28,7 +28,8 @@ def check(what: str, measured: Measurement, predicted: MemoryPlan) -> None:
     print(f"{what}: measured {got / 1e6:.1f} MB, predicted {wanted / 1e6:.1f} MB")
     runs = predicted.bytes_of("activations") + predicted.bytes_of("memory pattern")
     assert got <= wanted + TOLERANCE_BYTES
-    assert wanted - got <= TOLERANCE_BYTES + runs * (1 - 1 / ARENA_SLACK)
+    slack = runs * (1 - 1 / ARENA_SLACK) + predicted.bytes_of("margin")
+    assert wanted - got <= TOLERANCE_BYTES + slack
 
 
 def save(model: ir.Model, folder: Path) -> Path:
