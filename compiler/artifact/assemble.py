@@ -11,8 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from slc.compiler.artifact.adapter_files import ADAPTERS_FOLDER, write_adapter
 from slc.compiler.artifact.genai import patch_genai_config
-from slc.compiler.artifact.manifest import OpLibrary, build_manifest, write_manifest
+from slc.compiler.artifact.manifest import (
+    LIBRARY_FILE,
+    OpLibrary,
+    build_manifest,
+    write_manifest,
+)
 from slc.compiler.artifact.writer import write_model
+from slc.ops import DOMAIN
 
 if TYPE_CHECKING:
     from slc.compiler.api import Request
@@ -20,8 +26,6 @@ if TYPE_CHECKING:
     from slc.compiler.frontends.adapters import PeftAdapter
     from slc.compiler.frontends.source import Source
     from slc.targets import Target
-
-LIBRARY_FILE = "libslc_ops.so"
 
 
 def assemble(
@@ -53,8 +57,9 @@ def assemble(
             shutil.copyfile(path, folder / name)
     library = _op_library(target, folder)
     if source.genai_config is not None:
+        ours = any(node.domain == DOMAIN for node in source.graph.graph)
         config = patch_genai_config(
-            source.genai_config, context=plan.context, library_name=LIBRARY_FILE
+            source.genai_config, context=plan.context, library_name=LIBRARY_FILE if ours else None
         )
         (folder / "genai_config.json").write_text(json.dumps(config, indent=4) + "\n")
     for index, adapter in enumerate(slotted):

@@ -39,7 +39,7 @@ from slc.compiler.artifact.tolerance import SEEDS, OutputCheck, check_output
 from slc.compiler.errors import ArtifactError
 
 Progress = Callable[[int, int, str], None]
-GREEDY_STEPS = 32
+GREEDY_STEPS = 64
 GENAI_FILE = "genai_config.json"
 
 

@@ -13,8 +13,7 @@ from slc.compiler.frontends.linears import find_linears
 from slc.compiler.passes.lowering import Lowering
 from slc.compiler.passes.quantize_rows import quantize_rows
 from slc.compiler.pipeline import lower
-from slc.ops import bitmap
-from slc.ops.reference import reference_ops
+from slc.ops import bitmap, reference_ops
 
 RNG = np.random.default_rng(7)
 

@@ -20,9 +20,6 @@ constexpr int64_t kSerialWork = 1 << 16;
 // enough to be worth a wake-up.
 constexpr int64_t kTasks = 32;
 constexpr int64_t kTaskWork = 1 << 15;
-// Rows of x a task takes at once: 128 rows x 512 columns of float32 stay in a 512 KiB L2.
-constexpr int64_t kBlockRows = 128;
-
 uint64_t Start(const PackedView& w, int64_t tile) {
   uint64_t start;
   std::memcpy(&start, w.starts + 8 * tile, sizeof start);

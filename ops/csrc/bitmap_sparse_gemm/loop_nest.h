@@ -176,10 +176,10 @@ inline void PanelDot(const float* x, int64_t ldx, const float* panel, int64_t co
   for (int i = 0; i < M; ++i) S::Sum4(sums[i], out[i]);
 }
 
-// y[0 ... m, row ... row + rows] = or += x · panelᵀ.
+// sums[i][r] += x row i · panel row r.
 template <class S>
-inline void PanelGemm(const SparseArgs& a, const float* x, int64_t row, int rows,
-                      const float* panel, int64_t columns, bool first) {
+inline void PanelGemm(const SparseArgs& a, const float* x, int rows, const float* panel,
+                      int64_t columns, float (*sums)[kPanelRows]) {
   for (int64_t i = 0; i < a.m; i += 3, x += 3 * a.ldx) {
     const int count = static_cast<int>(a.m - i < 3 ? a.m - i : 3);
     for (int begin = 0; begin < rows; begin += kDotRows) {
@@ -188,21 +188,19 @@ inline void PanelGemm(const SparseArgs& a, const float* x, int64_t row, int rows
       if (count == 3) PanelDot<S, 3>(x, a.ldx, w, columns, out);
       if (count == 2) PanelDot<S, 2>(x, a.ldx, w, columns, out);
       if (count == 1) PanelDot<S, 1>(x, a.ldx, w, columns, out);
-      const int valid = rows - begin < kDotRows ? rows - begin : kDotRows;
       for (int j = 0; j < count; ++j) {
-        float* y = a.y + (i + j) * a.ldy + row + begin;
-        for (int r = 0; r < valid; ++r) y[r] = first ? out[j][r] : y[r] + out[j][r];
+        for (int r = 0; r < kDotRows; ++r) sums[i + j][begin + r] += out[j][r];
       }
     }
   }
 }
 
-// y = y * factor + bias for the finished columns.
-inline void Epilogue(const SparseArgs& a, int64_t row, int rows) {
+// y = sums * factor + bias.
+inline void Epilogue(const SparseArgs& a, const float (*sums)[kPanelRows], int64_t row, int rows) {
   for (int64_t i = 0; i < a.m; ++i) {
     float* y = a.y + i * a.ldy + row;
     for (int r = 0; r < rows; ++r) {
-      y[r] = y[r] * a.w->factor + (a.bias == nullptr ? 0.0f : a.bias[row + r]);
+      y[r] = sums[i][r] * a.w->factor + (a.bias == nullptr ? 0.0f : a.bias[row + r]);
     }
   }
 }
@@ -214,10 +212,13 @@ inline int64_t RowCount(const PackedView& w, int64_t row) {
   return count;
 }
 
+// All rows row_begin ... row_end of w, at most kBlockRows rows of x.
 template <class S, class V>
-inline void SparseGemm(const SparseArgs& a) {
+inline void GemmBlock(const SparseArgs& a) {
   const PackedView& w = *a.w;
   alignas(64) float panel[kPanelRows * kPanelColumns];
+  // Rows of y may lie a large power of two apart and evict each other: sum here, write y once.
+  alignas(64) float sums[kBlockRows][kPanelRows];
   std::memset(panel, 0, sizeof panel);  // rows past row_end stay zero
   const uint8_t* next = RowValues<V>(w, a.row_begin);
   for (int64_t row = a.row_begin; row < a.row_end; row += kPanelRows) {
@@ -227,15 +228,26 @@ inline void SparseGemm(const SparseArgs& a) {
       values[r] = next;
       next += V::kBytes * RowCount(w, row + r);
     }
+    std::memset(sums, 0, sizeof sums[0] * static_cast<size_t>(a.m));
     for (int64_t begin = 0; begin < w.words; begin += kPanelWords) {
       const int64_t words = w.words - begin < kPanelWords ? w.words - begin : kPanelWords;
       for (int r = 0; r < rows; ++r) {
         values[r] = DecodeRow<S, V>(w, row + r, begin, words, values[r], panel + r * kPanelColumns);
       }
-      PanelGemm<S>(a, a.x + begin / kPanelWords * a.x_block, row, rows, panel, 64 * words,
-                   begin == 0);
+      PanelGemm<S>(a, a.x + begin / kPanelWords * a.x_block, rows, panel, 64 * words, sums);
     }
-    Epilogue(a, row, rows);
+    Epilogue(a, sums, row, rows);
+  }
+}
+
+template <class S, class V>
+inline void SparseGemm(const SparseArgs& args) {
+  for (int64_t i = 0; i < args.m; i += kBlockRows) {
+    SparseArgs a = args;
+    a.m = args.m - i < kBlockRows ? args.m - i : kBlockRows;
+    a.x += i * a.ldx;
+    a.y += i * a.ldy;
+    GemmBlock<S, V>(a);
   }
 }
 
