@@ -77,7 +77,7 @@ def plan(source: Source, target: Target, options: BudgetOptions) -> Plan:
     workload = Workload(
         options.batch, chosen_context(source, options), source.genai_config, target.ort_min
     )
-    values = cast(SparseValues, "i8" if options.values == "i8" else "f16")
+    values: SparseValues = "i8" if options.values == "i8" else "f16"
     stage = _Stage(source, target, options, workload, values)
     notes = stage.notes()
     by_hand = options.density is not None or options.rank is not None or options.mem_bytes is None

@@ -25,7 +25,7 @@ GENAI_RUNTIME_BYTES = 36_500_000
 # Graph, kernels and execution plan, per node: MiniLM's 288 nodes and a Llama's 500 agree on it.
 NODE_BYTES = 8_000
 # The arena hands out a chunk of up to twice the size rather than split it. Measured on MiniLM at
-# 1x16 to 1x512 and 8x128 tokens: 3-6 % with onnxruntime's own MatMul, up to 17 % with our operators.
+# 1x16 to 1x512 and 8x128 tokens: 3-6 % with onnxruntime's MatMul, up to 17 % with our operators.
 ARENA_SLACK = 1.06
 ARENA_SLACK_SPARSE = 1.17
 # Of everything but weights: what one measurement differs from the next.

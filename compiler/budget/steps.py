@@ -14,6 +14,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 
 import onnx_ir as ir
+
 from slc.compiler.budget.choice import Choice
 from slc.compiler.budget.shapes import Shape
 from slc.compiler.linear import Linear

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+
 from slc.compiler.frontends.source import Source
 from slc.compiler.linear import Linear
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from budget.models import mlp
+
 from slc.compiler.budget.activations import activation_peak
 from slc.compiler.budget.choice import Choice
 from slc.compiler.budget.shapes import concrete_shapes

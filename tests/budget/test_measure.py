@@ -11,6 +11,7 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 from budget.models import mlp, table_source
+
 from slc.compiler.budget.encodings import dense_choice
 from slc.compiler.budget.measure import Measurement, measure_session
 from slc.compiler.budget.memory import ARENA_SLACK, MemoryPlan, Workload, predict

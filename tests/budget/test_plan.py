@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from budget.models import mlp, table_source
+
 from slc.compiler.budget import BudgetOptions, plan, to_json
 from slc.compiler.budget.memory import RUNTIME_BYTES
 from slc.compiler.budget.sizes import parse_size

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 from budget.models import mlp, table_source
+
 from slc.compiler.budget.shapes import concrete_shapes, evaluate
 
 

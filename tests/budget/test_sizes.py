@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from slc.compiler.budget.sizes import format_size, parse_size
 from slc.compiler.errors import RequestError
 

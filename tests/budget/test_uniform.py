@@ -5,6 +5,7 @@ import itertools
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from slc.compiler.budget.encodings import adapter_bytes, aligned, int8_group
 from slc.compiler.budget.uniform import Encoder, ceilings, choose_explicit, choose_uniform
 from slc.compiler.errors import BudgetError

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 
 import pytest
+
 from slc.targets import detect, load
 
 X86 = "processor : 0\nflags\t\t: fpu sse4_2 avx avx2 fma avx512_vbmi2\n"

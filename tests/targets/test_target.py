@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from slc.targets import Target, TargetError, load, names
 from slc.targets.load import DEVICES
 from slc.targets.target import FIGURES, version_tuple
