@@ -21,8 +21,8 @@ namespace slc {
 // block lie together; stored row by row, rows a large power of two apart fight for the same cache
 // sets.
 inline constexpr int64_t kBlockColumns = 512;
-// And in blocks of this many rows: 128 x 512 float32 stay in a 512 KiB L2.
-inline constexpr int64_t kBlockRows = 128;
+// And in blocks of this many rows: 129 x 512 float32 stay in a 512 KiB L2, and 3 divides it.
+inline constexpr int64_t kBlockRows = 129;
 
 struct SparseArgs {
   const PackedView* w;
