@@ -207,7 +207,13 @@ def _request(options: dict[str, Any]) -> Request:
     unknown = sorted(set(options) - known)
     if unknown:
         raise RequestError(f"unknown option {unknown[0]!r}: wanted one of {sorted(known)}")
-    return Request(**options)
+    request = Request(**options)
+    for name, least in (("adapter_slots", 0), ("jobs", 1)):
+        value = getattr(request, name)
+        if value is not None and (not isinstance(value, int) or value < least):
+            option = name.replace("_", "-")
+            raise RequestError(f"--{option}: got {value}, wanted an integer of at least {least}")
+    return request
 
 
 def _target(request: Request) -> Target:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
+
 from slc import ops
 
 Array = npt.NDArray[Any]

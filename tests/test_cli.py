@@ -127,7 +127,7 @@ def test_bad_models(model: Path, tmp_path: Path) -> None:
     text.write_text("this is no model")
     empty = tmp_path / "empty"
     empty.mkdir()
-    for path in (text, empty, mlp(tmp_path / "nan.onnx", nan=True)):
+    for path in (text, empty):
         done = slc("export", path, "-o", tmp_path / "out", "--density", 0.5, "--rank", 2)
         check_refused(done, path.name)
         assert not (tmp_path / "out").exists()
@@ -136,7 +136,7 @@ def test_bad_models(model: Path, tmp_path: Path) -> None:
 def test_nan_names_the_weight(tmp_path: Path) -> None:
     path = mlp(tmp_path / "nan.onnx", nan=True)
     done = slc("export", path, "-o", tmp_path / "out", "--density", 0.5, "--rank", 2)
-    check_refused(done, "second")
+    check_refused(done, "'w2'")
 
 
 def test_truncated_safetensors(tiny_llama: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from slc.compiler.frontends.linears import BYTES_MIN, find_linears
 from slc.compiler.frontends.matching import Rows, match_sources
 from slc.compiler.frontends.source import Source, SourceKind
 from slc.compiler.frontends.weights import check_finite
+from slc.compiler.passes.name_nodes import NameNodes
 
 
 def assemble(
@@ -41,7 +42,7 @@ def assemble(
       ModelError: a weight holds NaN or infinity.
     """
     common_passes.LiftConstantsToInitializersPass(size_limit=BYTES_MIN // 4)(graph)
-    name_nodes(graph)
+    NameNodes()(graph)
     vocab_size = genai_config["model"].get("vocab_size") if genai_config else None
     linears, refusals = find_linears(graph, vocab_size)
     if parameters is not None:
@@ -58,14 +59,3 @@ def assemble(
         genai_config=genai_config,
         **fields,
     )
-
-
-def name_nodes(model: ir.Model) -> None:
-    """Gives every node of the main graph a unique name; those there are and unique stay."""
-    taken: set[str] = set()
-    for index, node in enumerate(model.graph):
-        if not node.name or node.name in taken:
-            node.name = f"{node.op_type}_{index}"
-            while node.name in taken:
-                node.name += "_"
-        taken.add(node.name)

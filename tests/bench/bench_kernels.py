@@ -29,6 +29,7 @@ sys.path.insert(0, str(TESTS))
 
 from native_kernels import DENSE_DTYPES, NativeKernels, build, pad_columns  # noqa: E402
 from ops_models import session, sparse_model  # noqa: E402
+
 from slc.ops import bitmap  # noqa: E402
 
 COLD_BYTES = 64 << 20

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ops_models import sparse
+
 from slc.ops import bitmap
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"

@@ -10,6 +10,7 @@ import native_kernels
 import numpy as np
 import pytest
 from ops_models import session, sparse, sparse_model
+
 from slc.ops import bitmap
 
 FIELDS = {  # name: offset, struct code, wrong values

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from native_kernels import DENSE_DTYPES, NativeKernels
 from numerics import assert_within, matmul_bound
 from ops_models import sparse
+
 from slc.ops import bitmap
 
 DENSITIES = [0.0, 0.01, 0.05, 0.3, 0.5, 0.9, 1.0]

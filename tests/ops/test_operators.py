@@ -14,6 +14,7 @@ from numerics import assert_within, matmul_bound, with_f16_output
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from ops_models import model, session, sparse, sparse_model
+
 from slc import ops
 from slc.ops import bitmap
 

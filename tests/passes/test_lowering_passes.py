@@ -11,6 +11,7 @@ from onnx.reference import ReferenceEvaluator
 from slc.compiler.budget.choice import Choice
 from slc.compiler.frontends.linears import find_linears
 from slc.compiler.passes.lowering import Lowering
+from slc.compiler.passes.name_nodes import NameNodes
 from slc.compiler.passes.quantize_rows import quantize_rows
 from slc.compiler.pipeline import lower
 from slc.ops import bitmap, reference_ops
@@ -25,7 +26,9 @@ def graph(text: str, **initializers: np.ndarray) -> ir.Model:
     )
     for name, array in initializers.items():
         proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
-    return ir.from_proto(proto)
+    model = ir.from_proto(proto)
+    NameNodes()(model)  # as the frontends do
+    return model
 
 
 def nodes(model: ir.Model) -> list[str]:
