@@ -129,7 +129,7 @@ def test_damaged_blobs_under_the_address_sanitizer(tmp_path: Path) -> None:
             files.append(tmp_path / f"{i}_{value_type}.bin")
             bitmap.encode(sparse(*shape, 0.4), value_type).tofile(files[-1])
     fuzzer = str(tmp_path / "build" / "fuzz_packed_blob")
-    output = native_kernels.run([fuzzer, "400", "1", *map(str, files)])
+    output = native_kernels.run([fuzzer, "1500", "1", *map(str, files)])
     _, refused, _, accepted = output.split()
     assert int(refused) > 1_000
     assert int(accepted) > 100  # damage to values and scales is legal, and was run
