@@ -77,7 +77,7 @@ def _probe(graph: ir.Graph, x: ir.Value, K: int, name: str, reduction: Reduction
     shape = _constant(graph, [-1, K], f"{name}.shape")
     rows = _append(graph, ir.node("Reshape", [x, shape]), f"{name}.x")
     wide = _append(graph, ir.node("Cast", [rows], {"to": ir.DataType.FLOAT}), f"{name}.f32")
-    wide.shape = ir.Shape([None, K])
+    wide.shape, wide.type = ir.Shape([None, K]), ir.TensorType(ir.DataType.FLOAT)
     statistic = reduction(graph, wide, f"{name}.statistic")
     statistic.type = ir.TensorType(ir.DataType.FLOAT)
     sizes = _append(graph, ir.node("Shape", [rows]), f"{name}.size")

@@ -10,6 +10,10 @@ With D = diag(sqrt(E[x²])), the root mean square of every input column over cal
 so that the error is measured where activations are large. Here the SVD keeps its subspace from
 one alternation to the next and spends a single pass on each: between two alternations the matrix
 hardly changes, and the passes add up to a converged SVD.
+
+S and L are fitted to each other: a slice of lower rank misses what S left to L and is much worse
+than a decomposition at that rank, and the more so the more alternations there were. Lower ranks
+and densities are still prefixes; where the dense model is at hand, decompose at what is wanted.
 """
 
 from __future__ import annotations
@@ -21,6 +25,8 @@ from slc.compiler.structure.decomposition import F32, Decomposition, measured
 from slc.compiler.structure.ordering import row_count, row_order
 from slc.compiler.structure.svd import oversampled, random_start, subspace_pass, truncated_svd
 
+# Of all-MiniLM-L6-v2 at density 0.5, rank 32: mean cosine of sentence embeddings 0.936, 0.945,
+# 0.951, 0.953 and 0.954 after 10, 20, 40, 80 (the paper's choice) and 160, at a cost in proportion.
 ITERATIONS = 40
 # Of the mean of E[x²] over columns, added to each: a column that calibration never lit up still
 # counts a little, and nothing is divided by zero.
