@@ -11,9 +11,10 @@ so that the error is measured where activations are large. Here the SVD keeps it
 one alternation to the next and spends a single pass on each: between two alternations the matrix
 hardly changes, and the passes add up to a converged SVD.
 
-S and L are fitted to each other: a slice of lower rank misses what S left to L and is much worse
-than a decomposition at that rank, and the more so the more alternations there were. Lower ranks
-and densities are still prefixes; where the dense model is at hand, decompose at what is wanted.
+S and L are fitted to each other: where S holds an entry it holds what L leaves of the weight. A
+slice of lower rank therefore has several times the squared error of a decomposition at that rank
+(on MiniLM's matrices, rank 16 of 32: 7 to 9 times). Lower ranks and densities are still prefixes;
+where the dense model is at hand, decompose at what is wanted.
 """
 
 from __future__ import annotations
