@@ -193,7 +193,7 @@ def test_plan_prints_json_on_stdout_only(model: Path) -> None:
     done = slc("plan", model, "--density", 0.5, "--rank", 4, "--json")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
-    assert {choice["linear"] for choice in document["choices"]} == {"first", "second"}
+    assert {choice["linear"] for choice in document["choices"]} == {"w1", "w2"}
     assert done.stderr.strip()
 
 
