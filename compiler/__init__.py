@@ -10,8 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from slc.compiler.artifact.verify import verify
     from slc.compiler.api import export, plan
+    from slc.compiler.artifact.verify import verify
 
 __version__ = "0.1.0"
 __all__ = ["export", "plan", "verify"]
@@ -23,7 +23,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 (a module attribute can be anything)
+def __getattr__(name: str) -> Any:
     """Imports a public function on first use (PEP 562)."""
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)

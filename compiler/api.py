@@ -109,10 +109,9 @@ def export(
     request = _request(options)
     target = _target(request)
     method = request.chosen_method()
-    with staged(Path(out), force=force) as folder:
-        with _scratch(folder) as work:
-            source = load(Path(model), workdir=work, target=target, progress=progress)
-            _export_source(source, target, request, method, folder, work, save_structured, progress)
+    with staged(Path(out), force=force) as folder, _scratch(folder) as work:
+        source = load(Path(model), workdir=work, target=target, progress=progress)
+        _export_source(source, target, request, method, folder, work, save_structured, progress)
     return Path(out)
 
 
@@ -235,9 +234,7 @@ def _ort_min(target: Target) -> tuple[int, int]:
     return major, minor
 
 
-def _choose(
-    source: Source, target: Target, request: Request, adapters: list[PeftAdapter]
-) -> Plan:
+def _choose(source: Source, target: Target, request: Request, adapters: list[PeftAdapter]) -> Plan:
     from slc.compiler.budget import BudgetOptions
     from slc.compiler.budget import plan as plan_budget
     from slc.compiler.budget.sizes import parse_size
@@ -282,7 +279,9 @@ def _adapters(source: Source, request: Request) -> list[PeftAdapter]:
         path, _, name = text.partition("=")
         name = name or Path(path).name
         if any(other.name == name for other in loaded):
-            raise RequestError(f"--adapter {text}: the name {name!r} is taken; add =NAME to tell them apart")
+            raise RequestError(
+                f"--adapter {text}: the name {name!r} is taken; add =NAME to tell them apart"
+            )
         loaded.append(load_peft(Path(path), name, source))
     return loaded
 

@@ -41,7 +41,9 @@ def docstrings(minimum: int = 40, maximum: int = 400) -> list[tuple[str, str]]:
     return sorted((name, text) for text, name in found.items())
 
 
-def split(calibration: int = 128, held_out: int = 512, seed: int = 0) -> tuple[list[str], list[str]]:
+def split(
+    calibration: int = 128, held_out: int = 512, seed: int = 0
+) -> tuple[list[str], list[str]]:
     """Two disjoint random samples of docstrings: for calibration and for evaluation."""
     texts = [text for _, text in docstrings()]
     random.Random(seed).shuffle(texts)

@@ -22,7 +22,9 @@ class SentenceEncoder:
       max_length: texts are cut to this many tokens.
     """
 
-    def __init__(self, session: ort.InferenceSession, tokenizer: Path, max_length: int = 128) -> None:
+    def __init__(
+        self, session: ort.InferenceSession, tokenizer: Path, max_length: int = 128
+    ) -> None:
         self._session = session
         self._names = [value.name for value in session.get_inputs()]
         self._tokenizer = Tokenizer.from_file(str(tokenizer))

@@ -16,7 +16,10 @@ from slc.compiler.artifact.artifact import Artifact
 
 pytestmark = pytest.mark.slow
 
-TARGETS = {"alpha": (4, ["q_proj", "v_proj"]), "beta": (9, ["q_proj", "k_proj", "down_proj", "o_proj"])}
+TARGETS = {
+    "alpha": (4, ["q_proj", "v_proj"]),
+    "beta": (9, ["q_proj", "k_proj", "down_proj", "o_proj"]),
+}
 IDS = np.array([[5, 77, 230, 41, 300, 12, 9]])
 
 

@@ -47,9 +47,7 @@ def mlp(path: Path, *, nan: bool = False, seed: int = 0) -> Path:
             numpy_helper.from_array(rng.standard_normal(80).astype(np.float32), "b1"),
         ],
     )
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9
-    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     onnx.save(model, path)
     return path
 
@@ -86,7 +84,9 @@ def test_help_does_not_import_torch() -> None:
         "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
         "print(sorted({'torch', 'transformers', 'scipy', 'onnxruntime'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -110,7 +110,9 @@ BAD_EXPORTS = {
 def test_bad_request_is_one_sentence(case: str, model: Path, tmp_path: Path) -> None:
     arguments, wanted = BAD_EXPORTS[case]
     out = tmp_path / "out"
-    done = slc("export", *[model if a == "MODEL" else a for a in arguments], "-o", out, cwd=tmp_path)
+    done = slc(
+        "export", *[model if a == "MODEL" else a for a in arguments], "-o", out, cwd=tmp_path
+    )
     check_refused(done, wanted)
     assert list(tmp_path.iterdir()) == []
 

@@ -100,9 +100,7 @@ def test_decoder_in_genai_equals_dense(tiny_llama: Path, tmp_path: Path) -> None
 
 def test_checkpoint_slices_to_any_lower_density(tiny_llama: Path, tmp_path: Path) -> None:
     checkpoint = tmp_path / "llama.slr"
-    direct = export(
-        tiny_llama, tmp_path / "a", density=0.6, rank=8, save_structured=checkpoint
-    )
+    direct = export(tiny_llama, tmp_path / "a", density=0.6, rank=8, save_structured=checkpoint)
     sliced = export(checkpoint, tmp_path / "b", density=0.6, rank=8)
     data = (direct / "model.onnx.data").read_bytes()
     assert (sliced / "model.onnx.data").read_bytes() == data

@@ -107,9 +107,7 @@ def run_on(
     )
     out = tmp_path / "out"
     export(checkpoint, out, device=str(profile), density=0.5, rank=8)
-    binary = environment(
-        tmp_path / "venv", python, f"onnxruntime=={version}", numpy_requirement
-    )
+    binary = environment(tmp_path / "venv", python, f"onnxruntime=={version}", numpy_requirement)
     result = tmp_path / "result.npy"
     done = subprocess.run(
         [str(binary), "-c", RUNNER, str(out), str(feeds), str(result)],

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from slc.compiler.passes.attach_adapters import slot_names
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
+
 from slc.compiler.artifact.manifest import LIBRARY_FILE, hash_files, read_manifest
 from slc.compiler.artifact.writer import MODEL_FILE
 from slc.compiler.errors import ArtifactError
@@ -18,7 +19,6 @@ from slc.ops import DOMAIN, LibraryNotFoundError, library_path
 
 if TYPE_CHECKING:
     import onnxruntime
-
 
 
 @dataclasses.dataclass(frozen=True)

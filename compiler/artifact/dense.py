@@ -24,6 +24,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+
 from slc.ops import DOMAIN, bitmap
 
 UNIT_ROUNDOFF = 2.0**-24  # of f32, round to nearest

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+
 from slc.compiler.artifact.probes import Feeds, cache_shape
 from slc.compiler.artifact.sessions import run
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+
 from slc.compiler.artifact.artifact import Artifact
 from slc.compiler.artifact.manifest import Json
 from slc.compiler.errors import ArtifactError

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+
 from slc.compiler.artifact.dense import (
     UNIT_ROUNDOFF_F16,
     F32Array,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+
 from slc.compiler.artifact.probes import Feeds
 from slc.compiler.artifact.writer import MODEL_FILE, write_model
 from slc.compiler.errors import ArtifactError

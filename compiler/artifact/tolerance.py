@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from slc.compiler.artifact.dense import UNIT_ROUNDOFF, UNIT_ROUNDOFF_F16
 from slc.compiler.artifact.sessions import difference
 

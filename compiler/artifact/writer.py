@@ -17,6 +17,7 @@ from typing import BinaryIO
 import numpy as np
 import onnx
 import onnx_ir as ir
+
 from slc.compiler.errors import ModelError, PostconditionError
 
 MODEL_FILE = "model.onnx"

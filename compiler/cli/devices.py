@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -15,7 +15,7 @@ from slc.targets import Target, load, names
 
 
 def command(
-    name: Annotated[Optional[str], typer.Argument(help="A device; left out: all of them.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A device; left out: all of them.")] = None,
     json: opt.Json = False,
 ) -> None:
     """List the device profiles, or show one with the source of each figure."""
@@ -36,7 +36,16 @@ def _document(target: Target) -> dict[str, Any]:
 
 
 def _overview(targets: list[Target]) -> Table:
-    columns = ("name", "arch", ">memory GB", ">usable", ">GB/s", ">cores", "onnxruntime", "verified")
+    columns = (
+        "name",
+        "arch",
+        ">memory GB",
+        ">usable",
+        ">GB/s",
+        ">cores",
+        "onnxruntime",
+        "verified",
+    )
     rows = [
         (
             " = ".join((t.name, *t.aliases[:1])),
@@ -59,7 +68,9 @@ def _details(target: Target) -> Table:
         if field.name in ("sources", "name", "description", "notes"):
             continue
         value = getattr(target, field.name)
-        text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+        text = (
+            f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+        )
         rows.append((field.name, text, target.sources.get(field.name, "")))
     rows += [("note", note, "") for note in target.notes]
     return table(f"{target.name}: {target.description}", ("field", "value", "source"), rows)

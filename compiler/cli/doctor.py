@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -14,7 +14,7 @@ from slc.compiler.cli.console import emit, people
 
 def command(
     artifact: Annotated[
-        Optional[Path], typer.Argument(help="An artifact; left out: this installation.")
+        Path | None, typer.Argument(help="An artifact; left out: this installation.")
     ] = None,
     json: opt.Json = False,
 ) -> None:

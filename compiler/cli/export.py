@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -31,7 +31,7 @@ def command(
     adapter: opt.Adapter = None,
     adapter_slots: opt.AdapterSlots = 0,
     save_structured: Annotated[
-        Optional[Path], typer.Option(help="Also keep the structured checkpoint, as NAME.slr.")
+        Path | None, typer.Option(help="Also keep the structured checkpoint, as NAME.slr.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an artifact at OUT.")] = False,
     jobs: opt.Jobs = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -18,36 +18,38 @@ Device = Annotated[
     str, typer.Option(help="A name that `slc devices` lists, or a TOML file of your own.")
 ]
 Mem = Annotated[
-    Optional[str],
+    str | None,
     typer.Option(help="What the session may add to its process, e.g. 4GB or 512MiB."),
 ]
 Density = Annotated[
-    Optional[float], typer.Option(help="Share of S that is stored in each Linear, 0 to 1.")
+    float | None, typer.Option(help="Share of S that is stored in each Linear, 0 to 1.")
 ]
-Rank = Annotated[Optional[int], typer.Option(help="Rank of the residual adapter of each Linear.")]
-Values = Annotated[str, typer.Option(help="Value type of S: auto, f16 or i8; dense compresses nothing.")]
+Rank = Annotated[int | None, typer.Option(help="Rank of the residual adapter of each Linear.")]
+Values = Annotated[
+    str, typer.Option(help="Value type of S: auto, f16 or i8; dense compresses nothing.")
+]
 Group = Annotated[int, typer.Option(help="Columns that share a scale of i8 values.")]
 Context = Annotated[
-    Optional[int], typer.Option(help="Tokens the session must hold: prompt and answer.")
+    int | None, typer.Option(help="Tokens the session must hold: prompt and answer.")
 ]
 Batch = Annotated[int, typer.Option(help="Sequences at a time.")]
 Provider = Annotated[
-    Optional[str], typer.Option(help="Execution provider: cpu (cuda is not offered yet).")
+    str | None, typer.Option(help="Execution provider: cpu (cuda is not offered yet).")
 ]
 Method = Annotated[
-    Optional[str],
+    str | None,
     typer.Option(help="salr, or oats (the default when --calibrate is given)."),
 ]
 Calibrate = Annotated[
-    Optional[Path],
+    Path | None,
     typer.Option(help="Calibration text (.txt, .jsonl) or inputs (.npz) for oats."),
 ]
 Adapter = Annotated[
-    Optional[list[str]],
+    list[str] | None,
     typer.Option(help="A PEFT LoRA folder, PATH or PATH=NAME; may be given several times."),
 ]
 AdapterSlots = Annotated[
     int, typer.Option(help="Slots per Linear for adapters that are loaded at run time.")
 ]
-Jobs = Annotated[Optional[int], typer.Option(help="Matrices worked on at a time.")]
+Jobs = Annotated[int | None, typer.Option(help="Matrices worked on at a time.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]

@@ -39,4 +39,11 @@ def command(
         f"(density {kept / max(total, 1):.3f}), rank up to {rank}"
     )
     if json:
-        emit({"checkpoint": str(out), "linears": len(checkpoint.names), "weights": total, "nnz": kept})
+        emit(
+            {
+                "checkpoint": str(out),
+                "linears": len(checkpoint.names),
+                "weights": total,
+                "nnz": kept,
+            }
+        )

@@ -93,7 +93,9 @@ def print_verify(console: Console, report: VerifyReport) -> None:
         )
     if report.memory is not None:
         m = report.memory
-        budget = "no budget given" if m.budget_bytes is None else f"of {format_size(m.budget_bytes)}"
+        budget = (
+            "no budget given" if m.budget_bytes is None else f"of {format_size(m.budget_bytes)}"
+        )
         console.print(
             f"session memory: measured {format_size(m.measured_bytes)}, predicted "
             f"{format_size(m.predicted_bytes)}, {budget} {_mark(m.passed)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -15,7 +15,7 @@ from slc.compiler.cli.tables import print_verify
 def command(
     artifact: Annotated[Path, typer.Argument(help="A folder that `slc export` made.")],
     reference: Annotated[
-        Optional[Path], typer.Option(help="The original model: also report the distance to it.")
+        Path | None, typer.Option(help="The original model: also report the distance to it.")
     ] = None,
     checksums: Annotated[
         bool, typer.Option("--checksums", help="Only the hashes of the files.")

@@ -44,7 +44,12 @@ class QuantizeRows(ir.passes.InPlacePass):
                 rewrite = _gather if linear.kind == "embedding" else _matmul
                 new_nodes = rewrite(node, linear, choice, *tables[key])
                 ir.convenience.replace_nodes_and_values(
-                    model.graph, node, [node], new_nodes, [node.outputs[0]], [new_nodes[-1].outputs[0]]
+                    model.graph,
+                    node,
+                    [node],
+                    new_nodes,
+                    [node.outputs[0]],
+                    [new_nodes[-1].outputs[0]],
                 )
                 modified = True
         return ir.passes.PassResult(model, modified)

@@ -69,7 +69,5 @@ def refusal(model: ir.Model, ort_min: tuple[int, int]) -> str | None:
     opset = model.opset_imports.get("", 0)
     newest, _ = limits(ort_min)
     if opset > newest:
-        return (
-            f"the graph uses opset {opset}, onnxruntime {ort_min[0]}.{ort_min[1]} reads up to {newest}"
-        )
+        return f"the graph uses opset {opset}, onnxruntime {ort_min[0]}.{ort_min[1]} reads up to {newest}"
     return None

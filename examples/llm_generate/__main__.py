@@ -1,6 +1,6 @@
 """Make a small Llama, export it, generate from the artifact with onnxruntime-genai.
 
-    python -m examples.llm_generate
+python -m examples.llm_generate
 """
 
 from __future__ import annotations

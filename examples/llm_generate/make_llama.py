@@ -17,7 +17,7 @@ from examples.docstrings import standard_library_files
 SPECIAL = ["<s>", "</s>"]
 
 
-def train_tokenizer(vocabulary: int, files: list[Path]) -> Any:  # noqa: ANN401
+def train_tokenizer(vocabulary: int, files: list[Path]) -> Any:
     """A byte-level BPE tokenizer trained on `files`."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -67,7 +67,7 @@ def make_llama(
     fast.save_pretrained(out)
 
 
-def _train(model: Any, ids: Any, steps: int) -> None:  # noqa: ANN401 (torch is imported late)
+def _train(model: Any, ids: Any, steps: int) -> None:
     import torch
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)

@@ -1,6 +1,6 @@
 """Compress all-MiniLM-L6-v2, search the standard library's docstrings with it, compare with dense.
 
-    python -m examples.semantic_search ["a question" ...]
+python -m examples.semantic_search ["a question" ...]
 """
 
 from __future__ import annotations
@@ -45,9 +45,7 @@ def main(questions: list[str]) -> None:
         report(model, out, dense, held_out, questions)
 
 
-def report(
-    model: Path, out: Path, dense: Path, held_out: list[str], questions: list[str]
-) -> None:
+def report(model: Path, out: Path, dense: Path, held_out: list[str], questions: list[str]) -> None:
     """Prints size, agreement, speed and the answers to the questions."""
     options = ort.SessionOptions()
     slc.ops.register(options)

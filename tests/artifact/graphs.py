@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+
 from slc.compiler.artifact.manifest import OpLibrary, build_manifest, write_manifest
 from slc.compiler.artifact.writer import write_model
 from slc.compiler.budget.choice import Choice

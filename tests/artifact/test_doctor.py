@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-import slc.ops
 from artifact.graphs import sparse_matrix, two_layers, write_artifact
+
+import slc.ops
 from slc.compiler.artifact import doctor as doctor_module
 from slc.compiler.artifact import elf
 from slc.compiler.artifact.artifact import host_platform

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from slc.compiler.artifact.greedy import compare_tokens
 from slc.compiler.artifact.manifest import read_manifest
 from slc.compiler.artifact.probes import make_probes, prompt, vocabulary

@@ -10,6 +10,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 from artifact.graphs import two_layers, write_artifact
+
 from slc.compiler.artifact.artifact import Artifact
 from slc.compiler.artifact.genai import patch_genai_config
 from slc.compiler.artifact.manifest import read_manifest, sha256

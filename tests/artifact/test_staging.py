@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from artifact.graphs import write_artifact
+
 from slc.compiler.artifact.artifact import Artifact
 from slc.compiler.artifact.staging import staged
 from slc.compiler.errors import ArtifactError

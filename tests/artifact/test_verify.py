@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-import slc.ops
 from artifact.graphs import HIDDEN, RANK, K, N, two_layers, write_artifact
 from onnx.reference import ReferenceEvaluator
+
+import slc.ops
 from slc.compiler.artifact import dense, linear_check
 from slc.compiler.artifact.dense import UNIT_ROUNDOFF, dense_reference, gamma
 from slc.compiler.artifact.manifest import read_manifest, write_manifest

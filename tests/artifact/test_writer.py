@@ -16,6 +16,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 from artifact.graphs import two_layers
+
 from slc.compiler.artifact.writer import (
     DATA_FILE,
     INLINE_BYTES,

@@ -124,7 +124,13 @@ def measure(
     for name, path in variants.items():
         cosine = (encoders[name](held_out) * reference).sum(axis=1)
         rows.append(
-            Row(name, _bytes(path), _projection_bits(path), float(cosine.mean()), float(cosine.min()))
+            Row(
+                name,
+                _bytes(path),
+                _projection_bits(path),
+                float(cosine.mean()),
+                float(cosine.min()),
+            )
         )
     sentence, batch = held_out[:1], held_out[:16]
     for _ in range(ROUNDS):

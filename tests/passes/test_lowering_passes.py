@@ -21,9 +21,7 @@ RNG = np.random.default_rng(7)
 
 def graph(text: str, **initializers: np.ndarray) -> ir.Model:
     """Parses ONNX text and adds initializers."""
-    proto = onnx.parser.parse_model(
-        f'<ir_version: 9, opset_import: ["" : 18]>\n{text}'
-    )
+    proto = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["" : 18]>\n{text}')
     for name, array in initializers.items():
         proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
     model = ir.from_proto(proto)
@@ -86,7 +84,9 @@ X = RNG.standard_normal((3, 32)).astype(np.float32)
 
 def test_matmul_and_bias_become_one_node() -> None:
     model = graph(
-        "m (float[b, 32] x) => (float[b, 24] y) { h = MatMul(x, w)\n y = Add(h, b) }", w=W.T.copy(), b=B
+        "m (float[b, 32] x) => (float[b, 24] y) { h = MatMul(x, w)\n y = Add(h, b) }",
+        w=W.T.copy(),
+        b=B,
     )
     expected = X @ rounded(W).T + B
     result, _ = lowered(model)
@@ -165,16 +165,15 @@ def test_empty_slots_change_nothing_and_filled_ones_add() -> None:
     a = RNG.standard_normal((5, 32)).astype(np.float32)
     b = RNG.standard_normal((24, 5)).astype(np.float32)
     filled = run(result, x=X, **{overridable[2]: a, overridable[3]: b})
-    tolerance = bound() + float(
-        2 * 39 * 2.0**-24 * (np.abs(X) @ np.abs(a).T @ np.abs(b).T).max()
-    )
+    tolerance = bound() + float(2 * 39 * 2.0**-24 * (np.abs(X) @ np.abs(a).T @ np.abs(b).T).max())
     np.testing.assert_allclose(filled - base, X @ a.T @ b.T, rtol=0, atol=tolerance)
 
 
 def test_embedding_in_8_bits_is_within_half_a_step() -> None:
     table = RNG.standard_normal((300, 32)).astype(np.float32)
     model = graph(
-        "m (int64[b, s] ids) => (float[b, s, 32] y) { y = Gather <axis: int = 0> (e, ids) }", e=table
+        "m (int64[b, s] ids) => (float[b, s, 32] y) { y = Gather <axis: int = 0> (e, ids) }",
+        e=table,
     )
     result, _ = lowered(model, "int8")
     ids = RNG.integers(0, 300, (2, 5))

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+from structure.models import chain, weight
 
 from slc.compiler.errors import ModelError, RequestError
 from slc.compiler.structure.calibration import activation_statistics, token_feeds
 from slc.compiler.structure.instrument import instrument
 from slc.compiler.structure.texts import read_texts
-from structure.models import chain, weight
 
 
 def expected(source, x: np.ndarray) -> dict[str, np.ndarray]:

@@ -12,11 +12,11 @@ import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structure.models import chain, contents, statistics, weight
 
 from slc.compiler.errors import ModelError, RequestError
 from slc.compiler.structure.checkpoint import StructuredCheckpoint
 from slc.compiler.structure.decompose import decompose
-from structure.models import chain, contents, statistics, weight
 
 METHODS = ("salr", "oats")
 

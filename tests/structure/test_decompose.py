@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from structure.models import chain, statistics, weight
 
 from slc.compiler.errors import ModelError, RequestError
 from slc.compiler.structure.decompose import decompose
-from structure.models import chain, statistics, weight
 
 
 @pytest.mark.parametrize(
