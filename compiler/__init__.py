@@ -1,7 +1,7 @@
 """slc.compiler: from a trained network to an artifact that stock onnxruntime runs.
 
-`export`, `plan` and `verify` do what the commands of the same name do. They are imported on first use:
-`import slc.compiler` costs nothing.
+`export`, `plan` and `verify` do what the commands of the same name do. They are imported on first
+use: `import slc.compiler` costs nothing.
 """
 
 from __future__ import annotations

@@ -222,7 +222,8 @@ def _target(request: Request) -> Target:
     provider = request.provider or target.provider
     if provider != "cpu":
         raise RequestError(
-            f"--provider {provider}: got {provider!r}, wanted 'cpu'; CUDA kernels are not offered yet"
+            f"--provider {provider}: got {provider!r}, wanted 'cpu'; CUDA kernels are not offered "
+            "yet"
         )
     return target
 
@@ -243,8 +244,8 @@ def _choose(source: Source, target: Target, request: Request, adapters: list[Pef
     reason = runtime_versions.refusal(source.graph, _ort_min(target))
     if reason:
         raise RequestError(
-            f"{source.path.name} can't run on {target.name}: {reason}; export the model at an older "
-            "opset or choose a device with a newer onnxruntime"
+            f"{source.path.name} can't run on {target.name}: {reason}; export the model at an "
+            "older opset or choose a device with a newer onnxruntime"
         )
     mem = parse_size(request.mem) if isinstance(request.mem, str) else request.mem
     options = BudgetOptions(

@@ -1,7 +1,7 @@
 """The order of everything, and the only place where order lives.
 
-A graph goes through `lower` pass by pass. Between passes the postconditions of design §5 are checked:
-graph outputs keep their names, types and shapes, inputs of the model stay, every node has a name.
+A graph goes through `lower` pass by pass. After each the postconditions are checked: graph outputs
+keep their names, types and shapes (genai crashes on untyped logits), and the inputs stay.
 """
 
 from __future__ import annotations

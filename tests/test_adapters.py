@@ -71,7 +71,7 @@ def run(session: ort.InferenceSession, run_options: ort.RunOptions | None = None
 def tolerance(wanted: np.ndarray, base: np.ndarray) -> float:
     """f16 rounding of weights and adapters (2⁻¹¹ relative) through the layers, and int8 head.
 
-    At density 1 the artifact's only errors are f16's in S, A and B and 8 bits in embedding and head.
+    At density 1 the only errors are f16's in S, A and B and those of 8 bits in embedding and head.
     What those do to the logits is measured on the model without adapters, where it is the same; an
     adapter of the wrong scale or place moves the logits by more than ten times that.
     """

@@ -1,4 +1,4 @@
-"""`.onnx_adapter` files for the slots of an artifact, which onnxruntime and genai load at run time."""
+"""`.onnx_adapter` files: what onnxruntime and genai load into an artifact's slots at run time."""
 
 from __future__ import annotations
 

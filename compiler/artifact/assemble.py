@@ -113,7 +113,7 @@ def _names(request: Request) -> list[str]:
 
 
 def _op_library(target: Target, folder: Path) -> OpLibrary:
-    """Copies the op library when it is one for the target's platform; says so when there is none."""
+    """Copies the op library if it is one for the target's platform; says so if there is none."""
     import slc.ops
     from slc.targets import load
 

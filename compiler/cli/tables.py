@@ -47,8 +47,8 @@ def print_export(console: Console, path: Path, manifest: Mapping[str, Any]) -> N
 def print_plan(console: Console, plan: Plan, target: Target) -> None:
     """The Choices, the arithmetic and what was decided by default."""
     rows = [
-        (c.linear, c.encoding, c.value_type, f"{c.density:.3f}", c.rank, format_size(c.weight_bytes),
-         c.reason or "")
+        (c.linear, c.encoding, c.value_type, f"{c.density:.3f}", c.rank,
+         format_size(c.weight_bytes), c.reason or "")
         for c in plan.choices[:ROWS_MAX]
     ]  # fmt: skip
     columns = ("Linear", "encoding", "values", ">density", ">rank", ">bytes", "reason")

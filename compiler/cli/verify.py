@@ -25,7 +25,7 @@ def command(
     ] = True,
     json: opt.Json = False,
 ) -> None:
-    """Check ARTIFACT: files, numerics against the same weights run densely, memory. Exit 1 if not."""
+    """Check ARTIFACT: files, memory, numerics against its weights run densely. Exit 1 if not."""
     from slc.compiler import verify
 
     with progress_bar() as progress:

@@ -121,8 +121,8 @@ def export_module(
             "export it to ONNX yourself and give slc that file"
         ) from error
     graph = onnx_file.read(path)
-    # Layers that share a weight (ALBERT) each got a transposed copy of it. Only what was written and
-    # read back is contiguous, which the pass asks for.
+    # Layers that share a weight (ALBERT) each got a transposed copy of it. Only what was written
+    # and read back is contiguous, which the pass asks for.
     common_passes.DeduplicateHashedInitializersPass(size_limit=1 << 62)(graph)
     return graph
 

@@ -22,7 +22,7 @@ class Source:
 
     Attributes:
       graph: the model. Weights are external (mapped) or lazy tensors: reading one costs that one.
-      kind: what family the graph belongs to; an `.slr` keeps the kind of the model it was made from.
+      kind: what family the graph belongs to; an `.slr` keeps that of the model it was made from.
       path: what the user named.
       linears: every constant 2-D weight that a MatMul, Gemm or Gather reads, in graph order.
       refusals: weights that look like a Linear and can't be one, with the reason.

@@ -1,4 +1,4 @@
-"""Adds the low-rank part behind each Linear, all adapters of it in two GEMMs (SALR's concatenation).
+"""Adds the low-rank part behind each Linear, all its adapters in two GEMMs (as SALR does).
 
     Y = base(X, …)  ->  H = ConcatAdapterDown(X, A_static, A_slot0, …)
                         Y = ConcatAdapterUp(base(X, …), H, B_static, B_slot0, …)
@@ -51,13 +51,13 @@ class AttachAdapters(ir.passes.InPlacePass):
 
 
 def slot_names(linear: str, slot: int) -> tuple[str, str]:
-    """Names of the A and B initializers of one slot: also the parameter names in `.onnx_adapter`."""
+    """Names of a slot's A and B initializers, which are the parameter names in `.onnx_adapter`."""
     return f"{linear}.slot{slot}.lora_A", f"{linear}.slot{slot}.lora_B"
 
 
 def concatenated_rank(lowering: Lowering, linear: Linear) -> int:
     """R of the static part: the residual's rank and those of all task adapters."""
-    ranks = [a.shape[0] for a, _ in lowering.adapters.get(linear.name, [])]
+    ranks = [int(a.shape[0]) for a, _ in lowering.adapters.get(linear.name, [])]
     return lowering.choices[linear.name].rank + sum(ranks)
 
 
@@ -71,10 +71,10 @@ def _static_pair(
     def adapters() -> list[Adapter]:
         return lowering.residual(linear, choice) + lowering.adapters.get(linear.name, [])
 
-    def down() -> ir.Tensor:
+    def down() -> ir.TensorProtocol:
         return ir.Tensor(np.concatenate([a for a, _ in adapters()], axis=0).astype(np.float16))
 
-    def up() -> ir.Tensor:
+    def up() -> ir.TensorProtocol:
         b = np.concatenate([b for _, b in adapters()], axis=1) * np.float32(linear.alpha)
         return ir.Tensor(np.clip(b, -_F16_MAX, _F16_MAX).astype(np.float16))
 

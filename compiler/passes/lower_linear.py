@@ -45,10 +45,10 @@ class LowerLinear(ir.passes.InPlacePass):
 
 def _packed_tensor(lowering: Lowering, linear: Linear, choice: Choice) -> ir.LazyTensor:
     """The blob of `linear`, made when it is written."""
-    value_type = choice.value_type
+    value_type: bitmap.ValueType = "i8" if choice.value_type == "i8" else "f16"
     size = bitmap.encoded_bytes(linear.N, linear.K, choice.nnz, value_type, choice.group)
 
-    def encode() -> ir.Tensor:
+    def encode() -> ir.TensorProtocol:
         matrix, mask = lowering.sparse(linear, choice)
         if linear.alpha != 1.0:
             matrix = matrix * np.float32(linear.alpha)

@@ -53,7 +53,7 @@ class Lowering:
         if self.checkpoint is None or linear.name not in self.checkpoint.names:
             matrix = self.weight(linear)  # density 1 of a weight that was never decomposed
             return matrix, np.ones(matrix.shape, dtype=np.bool_)
-        index, value = self.checkpoint.sparse(linear.name, choice.nnz)
+        index, value = self.checkpoint.sparse(linear.name, choice.nnz, choice.rank)
         matrix = np.zeros(linear.numel, dtype=np.float32)
         mask = np.zeros(linear.numel, dtype=np.bool_)
         matrix[index] = value
@@ -77,7 +77,7 @@ def add_initializer(model: ir.Model, name: str, tensor: ir.TensorProtocol) -> ir
     """Registers `tensor` as an initializer called `name`."""
     value = ir.Value(
         name=name,
-        shape=ir.Shape(tensor.shape),
+        shape=ir.Shape(list(tensor.shape.numpy())),
         type=ir.TensorType(tensor.dtype),
         const_value=tensor,
     )

@@ -7,8 +7,8 @@ Rules:
   1. Only Linears whose Choice is `int8` are touched.
   2. Q is u8 [N, K / group, group] with zero point 128, scales are f32 [N, K / group]: the layout of
      MatMulNBits, which Gather reads as well, so that a tied table and head share their bytes.
-  3. Gather is spelt with standard operators: every onnxruntime runs them, and only the rows that are
-     read cost memory.
+  3. Gather is spelt with standard operators: every onnxruntime runs them, and only the rows that
+     are read cost memory.
 """
 
 from __future__ import annotations
@@ -77,10 +77,10 @@ def _table(
 ) -> tuple[ir.Value, ir.Value]:
     blocks, group = linear.K // choice.group, choice.group
 
-    def values() -> ir.Tensor:
+    def values() -> ir.TensorProtocol:
         return ir.Tensor(quantize_rows(lowering.weight(linear), group)[0])
 
-    def scales() -> ir.Tensor:
+    def scales() -> ir.TensorProtocol:
         return ir.Tensor(quantize_rows(lowering.weight(linear), group)[1])
 
     q_tensor = ir.LazyTensor(
@@ -108,7 +108,7 @@ def _gather(
     assert ids is not None
     rows = make("Gather", [table, ids], "rows", axis=0)
     real = make("Cast", [rows.outputs[0]], "real", to=int(ir.DataType.FLOAT))
-    zero = constant(np.float32(ZERO_POINT), "zero_point")
+    zero = constant(np.array(ZERO_POINT, np.float32), "zero_point")
     centred = make("Sub", [real.outputs[0], zero.outputs[0]], "centred")
     scale = make("Gather", [scales, ids], "scale", axis=0)
     axis = constant(np.array([-1], np.int64), "last_axis")

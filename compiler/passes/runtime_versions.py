@@ -56,7 +56,7 @@ class RuntimeVersions(ir.passes.InPlacePass):
 
 
 def limits(ort_min: tuple[int, int]) -> tuple[int, int]:
-    """(newest opset, newest IR version) of an onnxruntime release; later ones read at least 1.23's."""
+    """(newest opset, newest IR version) of a release; later ones read at least 1.23's."""
     known = [version for version in _LIMITS if version <= ort_min]
     return _LIMITS[max(known)] if known else (19, 8)
 
@@ -69,5 +69,6 @@ def refusal(model: ir.Model, ort_min: tuple[int, int]) -> str | None:
     opset = model.opset_imports.get("", 0)
     newest, _ = limits(ort_min)
     if opset > newest:
-        return f"the graph uses opset {opset}, onnxruntime {ort_min[0]}.{ort_min[1]} reads up to {newest}"
+        release = f"{ort_min[0]}.{ort_min[1]}"
+        return f"the graph uses opset {opset}, onnxruntime {release} reads up to {newest}"
     return None

@@ -98,8 +98,14 @@ class StructuredCheckpoint:
                 "make it again from the model that is being compiled"
             ) from None
 
-    def sparse(self, name: str, nnz: int | None = None) -> tuple[Index, F32]:
-        """The `nnz` most important entries of S (all, when None).
+    def sparse(
+        self, name: str, nnz: int | None = None, rank: int | None = None
+    ) -> tuple[Index, F32]:
+        """The `nnz` most important entries of S (all, when None), for an adapter cut to `rank`.
+
+        OATS stores S = W − B·A on its support, so what an adapter loses by a cut is given back to S
+        there: the values are then those of W − (B·A cut) on that support, with nothing recomputed.
+        SALR's S is W itself and stays.
 
         Returns:
           Flat row-major index u32 or u64 [nnz] and value f32 [nnz], most important first.
@@ -114,12 +120,20 @@ class StructuredCheckpoint:
             index: Index = file.get_slice("S.index")[:count]
             value: F32 = file.get_slice("S.value")[:count]
         self._check_sparse(entry, index, value)
+        if rank is not None and rank < entry.rank and entry.row_wise:
+            value = value + self._lost(entry, rank).reshape(-1)[index]
         return index, value
 
-    def sparse_matrix(self, name: str, nnz: int | None = None) -> F32:
+    def _lost(self, entry: Entry, rank: int) -> F32:
+        """B·A of the components from `rank` on, f32 [N, K]."""
+        A, B = self.adapter(entry.name)
+        lost: F32 = B[:, rank:] @ A[rank:]
+        return lost
+
+    def sparse_matrix(self, name: str, nnz: int | None = None, rank: int | None = None) -> F32:
         """The same entries in place: f32 [N, K]."""
         entry = self.entry(name)
-        index, value = self.sparse(name, nnz)
+        index, value = self.sparse(name, nnz, rank)
         S = np.zeros((entry.N, entry.K), np.float32)
         S.reshape(-1)[index] = value
         return S
@@ -142,7 +156,7 @@ class StructuredCheckpoint:
 
     def dense(self, name: str, nnz: int | None = None, rank: int | None = None) -> F32:
         """S + B·A, f32 [N, K], at a slice (the whole, when None)."""
-        W = self.sparse_matrix(name, nnz)
+        W = self.sparse_matrix(name, nnz, rank)
         A, B = self.adapter(name, rank)
         rows = max(1, _BLOCK_ELEMS // W.shape[1])  # the product is never whole in memory
         for start in range(0, len(W), rows):
@@ -161,8 +175,9 @@ class StructuredCheckpoint:
     def error(self, name: str, nnz: int | None = None, rank: int | None = None) -> float:
         """Predicts ‖(W − S − B·A)·diag(scale)‖² of a slice from slr.json alone.
 
-        Exact in rank at full nnz. Below, what the prefix leaves out is added, interpolated
-        between 65 points; its product with the adapter's error is neglected.
+        Exact in rank at full nnz for SALR; for OATS an upper estimate below full rank, since what S
+        takes back (see `sparse`) is not counted. Below full nnz, what the prefix leaves out is
+        added, interpolated between 65 points; its product with the adapter's error is neglected.
         """
         entry = self.entry(name)
         count = self._within(entry, "nnz", nnz, entry.nnz)

@@ -42,7 +42,12 @@ def make_llama(
 
     Args:
       out: the folder to make.
-      hidden, layers, heads, kv_heads, intermediate, vocabulary: the shape of the model.
+      hidden: width of the residual stream.
+      layers: number of blocks.
+      heads: of the queries.
+      kv_heads: of keys and values.
+      intermediate: width of the MLP.
+      vocabulary: size of the tokenizer and of the embedding.
       steps: training steps of 8 sequences of 128 tokens; 0 leaves the weights random.
       seed: of weights and of the choice of sequences.
     """

@@ -178,7 +178,8 @@ def print_table(rows: list[Row]) -> None:
         print(
             f"{row.name:<22}{row.model_bytes / 1e6:>8.1f}{row.projection_bits:>8.2f}"
             f"{row.mean_cosine:>9.4f}{row.worst_cosine:>8.3f}"
-            f"{_ratios(base.sentence_ms, row.sentence_ms):>14}{_ratios(base.batch_ms, row.batch_ms):>14}"
+            f"{_ratios(base.sentence_ms, row.sentence_ms):>14}"
+            f"{_ratios(base.batch_ms, row.batch_ms):>14}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Golden tests of the passes: Input and Expected as text, then numerics by the reference evaluator."""
+"""Golden tests of the passes: Input and Expected as text, then numerics by the reference."""
 
 from __future__ import annotations
 
@@ -133,7 +133,8 @@ def test_a_bias_that_is_not_one_row_stays_outside() -> None:
 
 def test_a_shared_weight_is_packed_once() -> None:
     model = graph(
-        "m (float[b, 32] x) => (float[b, 24] y) { h = MatMul(x, w)\n g = MatMul(x, w)\n y = Sub(h, g) }",
+        "m (float[b, 32] x) => (float[b, 24] y) "
+        "{ h = MatMul(x, w)\n g = MatMul(x, w)\n y = Sub(h, g) }",
         w=W.T.copy(),
     )
     result, _ = lowered(model)

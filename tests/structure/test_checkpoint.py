@@ -73,6 +73,11 @@ def test_any_slice_is_a_prefix(checkpoint: StructuredCheckpoint, data: st.DataOb
     assert S.shape == (entry.N, entry.K)
     np.testing.assert_array_equal(S.reshape(-1)[some_index], some_value)
     assert np.count_nonzero(S) <= nnz
+    same_index, given_back = checkpoint.sparse(name, nnz, rank)
+    np.testing.assert_array_equal(same_index, some_index)
+    if not entry.row_wise or rank == entry.rank:
+        np.testing.assert_array_equal(given_back, some_value)
+    S = checkpoint.sparse_matrix(name, nnz, rank)
     bound = (rank + 4) * np.finfo(np.float32).eps * (np.abs(S) + np.abs(some_B) @ np.abs(some_A))
     dense = S.astype(np.float64) + some_B.astype(np.float64) @ some_A
     assert np.all(np.abs(checkpoint.dense(name, nnz, rank) - dense) <= bound)
@@ -98,8 +103,13 @@ def test_predicts_the_error_of_a_slice(checkpoint: StructuredCheckpoint, tmp_pat
             error = np.sum(((W - checkpoint.dense(linear.name, nnz)) * D) ** 2)
             tolerance = 1e-3 if fraction == 1 else 0.1
             assert checkpoint.error(linear.name, nnz) == pytest.approx(error, rel=tolerance)
-        bare = np.sum(((W - checkpoint.dense(linear.name, rank=0)) * D) ** 2)
+        bare = np.sum(((W - checkpoint.sparse_matrix(linear.name)) * D) ** 2)
         assert checkpoint.error(linear.name, rank=0) == pytest.approx(bare, rel=1e-3)
+        given_back = np.sum(((W - checkpoint.dense(linear.name, rank=0)) * D) ** 2)
+        if entry.row_wise:  # S takes back what the adapter loses on its support
+            assert given_back < 0.8 * bare
+        else:
+            assert given_back == pytest.approx(bare, rel=1e-6)
 
 
 def test_more_than_there_is_is_refused(checkpoint: StructuredCheckpoint) -> None:
