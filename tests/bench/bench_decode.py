@@ -2,16 +2,15 @@
 
     python tests/bench/bench_decode.py [--folder DIR] [--json FILE]
 
-The model has random weights (hidden 960, 32 layers, 15 heads, 5 kv heads, vocabulary 49152). Beside the
-slc artifact run what onnxruntime-genai's builder makes of the same folder in fp32 and int4; all of them
-in one process, in turns.
+The model has random weights (hidden 960, 32 layers, 15 heads, 5 kv heads, vocabulary 49152).
+Beside the slc artifact run what onnxruntime-genai's builder makes of the same folder in fp32 and
+int4; all of them in one process, in turns.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
