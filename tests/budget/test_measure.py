@@ -20,7 +20,8 @@ from slc.targets import load
 
 # One sum of two tensors takes 10.0 to 10.9 MB by onnxruntime 1.32 and 11.5 MB are reckoned; pages
 # of kernels that run for the first time, thread stacks and the arena's first megabyte differ from
-# graph to graph by as much: 5 MB. And the arena may do without the slack that is reckoned for it.
+# graph to graph by as much: 5 MB. Below, more may be missing: what the runtime's own pages take may be
+# in the process already, and the arena may do without the slack that is reckoned for it.
 TOLERANCE_BYTES = 5_000_000
 
 
@@ -30,7 +31,7 @@ def check(what: str, measured: Measurement, predicted: MemoryPlan) -> None:
     runs = predicted.bytes_of("activations") + predicted.bytes_of("memory pattern")
     assert got <= wanted + TOLERANCE_BYTES
     slack = runs * (1 - 1 / ARENA_SLACK) + predicted.bytes_of("margin")
-    assert wanted - got <= TOLERANCE_BYTES + slack
+    assert wanted - got <= TOLERANCE_BYTES + slack + predicted.bytes_of("runtime")
 
 
 def save(model: ir.Model, folder: Path) -> Path:
