@@ -20,8 +20,8 @@ from slc.targets import load
 
 # One sum of two tensors takes 10.0 to 10.9 MB by onnxruntime 1.32 and 11.5 MB are reckoned; pages
 # of kernels that run for the first time, thread stacks and the arena's first megabyte differ from
-# graph to graph by as much: 5 MB. Below, more may be missing: what the runtime's own pages take may be
-# in the process already, and the arena may do without the slack that is reckoned for it.
+# graph to graph by as much: 5 MB. Below, more may be missing: the runtime's own pages may be
+# resident already, and the arena may do without the slack that is reckoned for it.
 TOLERANCE_BYTES = 5_000_000
 
 
