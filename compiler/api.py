@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slc.compiler.errors import RequestError
+from slc.compiler.progress import Progress, as_stage
 
 if TYPE_CHECKING:
     from slc.compiler.budget import Plan
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from slc.compiler.structure.checkpoint import StructuredCheckpoint
     from slc.targets import Target
 
-Progress = Callable[[int, int, str], None]
 PathLike = str | Path
 
 METHODS = ("salr", "oats")
@@ -351,7 +351,7 @@ def _decompose(
         statistics = activation_statistics(source, Path(request.calibrate), progress=progress)
     return decompose(
         source, path, method=method, density=density, rank=rank, statistics=statistics,
-        jobs=request.jobs, progress=progress,
+        jobs=request.jobs, progress=as_stage(progress, f"decomposing by {method}"),
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from slc.compiler.artifact.manifest import (
     write_manifest,
 )
 from slc.compiler.artifact.writer import write_model
+from slc.compiler.progress import Progress, as_stage
 from slc.ops import DOMAIN
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def assemble(
     method: str,
     slotted: Sequence[PeftAdapter],
     folder: Path,
-    progress: Callable[[int, int, str], None] | None,
+    progress: Progress | None,
 ) -> None:
     """Writes every file of the artifact into `folder`, the manifest last.
 
@@ -50,7 +51,7 @@ def assemble(
       folder: an empty staging folder.
       progress: called as progress(bytes written, bytes in all, what).
     """
-    write_model(source.graph, folder, _as_stage(progress, "writing"))
+    write_model(source.graph, folder, as_stage(progress, "writing"))
     for name, path in sorted(source.assets.items()):
         if name != "genai_config.json":
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -133,11 +134,3 @@ def _op_library(target: Target, folder: Path) -> OpLibrary:
             f"{LIBRARY_FILE} built on the device beside model.onnx",
         )
     return OpLibrary(LIBRARY_FILE)
-
-
-def _as_stage(
-    progress: Callable[[int, int, str], None] | None, what: str
-) -> Callable[[int, int, str], None] | None:
-    if progress is None:
-        return None
-    return lambda done, total, _name: progress(done, total, what)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,8 @@ from slc.compiler.artifact.probes import Probe, make_probes, prompt
 from slc.compiler.artifact.report import Distance, VerifyReport
 from slc.compiler.artifact.tolerance import SEEDS, OutputCheck, check_output
 from slc.compiler.errors import ArtifactError
+from slc.compiler.progress import Progress
 
-Progress = Callable[[int, int, str], None]
 GREEDY_STEPS = 64
 GENAI_FILE = "genai_config.json"
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,6 +19,7 @@ import onnx
 import onnx_ir as ir
 
 from slc.compiler.errors import ModelError, PostconditionError
+from slc.compiler.progress import Progress
 
 MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
@@ -31,8 +32,6 @@ _CHUNK_BYTES = 1 << 22
 _INTEGERS = frozenset({ir.DataType.INT32, ir.DataType.INT64})
 _PACKED_OP = "BitmapSparseGemm"
 _TOLERATED = ("No Op registered for", "Field 'shape' of 'type' is required but missing")
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
@@ -19,6 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from slc.compiler import progress as reporting
 from slc.compiler.errors import BudgetError, SlcError
 from slc.targets import TargetError
 
@@ -27,7 +28,6 @@ WIDTH_OF_FILES = 120  # where stderr is no terminal, so that names are not folde
 people = Console(
     stderr=True, highlight=False, width=None if sys.stderr.isatty() else WIDTH_OF_FILES
 )
-ProgressCallback = Callable[[int, int, str], None]
 
 
 def emit(document: dict[str, Any]) -> None:
@@ -37,7 +37,7 @@ def emit(document: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def progress_bar() -> Iterator[ProgressCallback]:
+def progress_bar() -> Iterator[reporting.Progress]:
     """A bar per stage on a terminal, nothing otherwise; yields the callback that moves it."""
     if not people.is_terminal:
         yield lambda done, total, what: None
@@ -50,12 +50,14 @@ def progress_bar() -> Iterator[ProgressCallback]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=people, transient=False) as progress:
-        tasks: dict[str, Any] = {}
+        stage: dict[str, Any] = {"total": None, "done": 0}
 
         def update(done: int, total: int, what: str) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(what, total=total)
-            progress.update(tasks[what], completed=done, total=total)
+            # One bar a stage, whatever it is at: another total or a step back begins the next one.
+            if stage["total"] != total or done < stage["done"]:
+                stage.update(total=total, task=progress.add_task(what, total=total))
+            stage["done"] = done
+            progress.update(stage["task"], completed=done, description=what)
 
         yield update
 

@@ -13,13 +13,12 @@ from slc.compiler.frontends.assemble import assemble
 from slc.compiler.frontends.source import Source
 from slc.compiler.frontends.torch_module import load_torch
 from slc.compiler.frontends.weights import files_sha256, weight_array
+from slc.compiler.progress import Progress
 
 if TYPE_CHECKING:
     from slc.targets import Target
 
 __all__ = ["Source", "load", "load_torch", "weight_array"]
-
-Progress = Callable[[int, int, str], None]
 
 
 def load(

@@ -17,11 +17,11 @@ import numpy.typing as npt
 
 from slc.compiler.errors import ModelError, RequestError
 from slc.compiler.frontends.source import Source
+from slc.compiler.progress import Progress
 from slc.compiler.structure.instrument import Probe, instrument
 from slc.compiler.structure.texts import read_feeds, read_texts
 
 Array = npt.NDArray[Any]
-Progress = Callable[[int, int, str], None]
 
 LIMIT_TOKENS = 16384  # mean squares settle long before this
 TOKENS_PER_TEXT = 512

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from slc.compiler.errors import ModelError, RequestError
 from slc.compiler.frontends.source import Source
 from slc.compiler.linear import Linear
+from slc.compiler.progress import Progress
 from slc.compiler.structure import oats, salr
 from slc.compiler.structure.checkpoint import StructuredCheckpoint
 from slc.compiler.structure.decomposition import F32, Decomposition
@@ -25,7 +26,6 @@ METHODS = ("salr", "oats")
 SEED = 0
 MAGNITUDE_MAX = 1e15  # squares of weights up to here add up in f32 without overflow
 
-Progress = Callable[[int, int, str], None]
 Statistics = Mapping[str, npt.NDArray[np.float64]]
 
 
