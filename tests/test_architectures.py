@@ -4,29 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from genai_process import greedy
 
 from slc.compiler import export, verify
 
 pytestmark = pytest.mark.slow
-
-GENERATE = """
-import sys, numpy, onnxruntime_genai as og
-model = og.Model(sys.argv[1])
-parameters = og.GeneratorParams(model)
-parameters.set_search_options(max_length=16, do_sample=False)
-generator = og.Generator(model, parameters)
-generator.append_tokens(numpy.array([[5, 77, 23, 41]], dtype=numpy.int32))
-while not generator.is_done():
-    generator.generate_next_token()
-print(*generator.get_sequence(0))
-"""
 
 SMALL = {"hidden_size": 72, "intermediate_size": 136, "num_hidden_layers": 2}
 TEXT = {**SMALL, "num_attention_heads": 3, "vocab_size": 400}
@@ -88,11 +75,7 @@ def test_decoder(name: str, tiny_llama: Path, tmp_path: Path) -> None:
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(tiny_llama / file, folder)
     out = check(folder, tmp_path)
-    done = subprocess.run(
-        [sys.executable, "-c", GENERATE, str(out)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert len(done.stdout.split()) == 16
+    assert len(greedy(out, (5, 77, 23, 41), 16)) == 16
 
 
 def check(folder: Path, tmp_path: Path) -> Path:
