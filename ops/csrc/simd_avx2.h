@@ -12,12 +12,12 @@ namespace slc {
 namespace {
 
 // One shuffle per mask byte: output lane i takes value number (set bits below i) if bit i is set,
-// else zero (index 0x80). Constant data: no code runs when the library is loaded. Only eight bytes
-// of an int8 shuffle matter, so its entries overlap (a stride of 8 is one the address unit can
-// scale) and the last is followed by eight bytes of padding.
+// else zero (index 0x80). Constant data: no code runs when the library is loaded. An int8 lands in
+// the top byte of its 32-bit lane, which widens it without another instruction: it is then 2^24
+// times itself, sign and all.
 struct ExpandTables {
   alignas(64) uint8_t f16[256][16];
-  alignas(64) uint8_t i8[256 + 1][8];
+  alignas(64) uint8_t i8[256][32];
 };
 
 constexpr ExpandTables MakeExpandTables() {
@@ -28,7 +28,9 @@ constexpr ExpandTables MakeExpandTables() {
       const bool set = (mask >> lane & 1u) != 0;
       tables.f16[mask][2 * lane] = set ? static_cast<uint8_t>(2 * next) : 0x80;
       tables.f16[mask][2 * lane + 1] = set ? static_cast<uint8_t>(2 * next + 1) : 0x80;
-      tables.i8[mask][lane] = set ? next : 0x80;
+      for (unsigned byte = 0; byte < 4; ++byte) {
+        tables.i8[mask][4 * lane + byte] = set && byte == 3 ? next : 0x80;
+      }
       if (set) ++next;
     }
   }
@@ -63,9 +65,11 @@ struct Avx2Simd {
   static Vec ExpandF16(const uint8_t* p, unsigned mask) {
     return _mm256_cvtph_ps(_mm_shuffle_epi8(Load16(p), Load16(kExpand.f16[mask])));
   }
+  static constexpr float kI8Unit = 0x1p-24f;
   static Vec ExpandI8(const uint8_t* p, unsigned mask) {
-    const __m128i values = _mm_shuffle_epi8(Load8(p), Load16(kExpand.i8[mask]));
-    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(values));
+    const __m256i twice = _mm256_broadcastsi128_si256(Load16(p));
+    const auto* order = reinterpret_cast<const __m256i*>(kExpand.i8[mask]);
+    return _mm256_cvtepi32_ps(_mm256_shuffle_epi8(twice, _mm256_load_si256(order)));
   }
 
  private:

@@ -47,6 +47,8 @@ struct GenericSimd {
     for (int i = 0; i < 8; ++i) v[i] = static_cast<float>(static_cast<int8_t>(p[i]));
     return v;
   }
+  // What ExpandI8 makes of 1 times this is 1.
+  static constexpr float kI8Unit = 1.0f;
   // Lane i takes the next value of p when bit i of mask is set, else 0.
   static Vec ExpandF16(const uint8_t* p, unsigned mask) {
     Vec v{};

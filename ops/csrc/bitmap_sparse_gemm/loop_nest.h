@@ -34,11 +34,12 @@ inline uint64_t LoadWord(const uint8_t* p) {
   return word;
 }
 
+// The factor of what ExpandI8 makes of a group.
 template <class S>
 inline float LoadScale(const uint8_t* p) {
   uint16_t half;
   std::memcpy(&half, p, sizeof half);
-  return S::Half(half);
+  return S::Half(half) * S::kI8Unit;
 }
 
 // Byte i: the number of set bits in bytes 0 ... i of the word. The eight loads that a word needs
