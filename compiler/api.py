@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from slc.compiler.errors import RequestError
 from slc.compiler.progress import Progress, as_stage
+from slc.compiler.request import PathLike, Request, make_request
 
 if TYPE_CHECKING:
     from slc.compiler.budget import Plan
@@ -19,63 +19,6 @@ if TYPE_CHECKING:
     from slc.compiler.frontends.source import Source
     from slc.compiler.structure.checkpoint import StructuredCheckpoint
     from slc.targets import Target
-
-PathLike = str | Path
-
-METHODS = ("salr", "oats")
-DEFAULT_RANK = 32
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What is asked for: the options of `slc export` and `slc plan`.
-
-    Attributes:
-      device: a name that `slc devices` lists, or the path of a TOML profile.
-      mem: what the session may add to its process ("4GB", "512MiB"); None: what the device has.
-      density, rank: of every Linear's S and residual adapter; None: chosen by `mem`.
-      values: value type of S: "auto", "f16" or "i8"; "dense" compresses nothing.
-      group: columns that share a scale of i8 values.
-      context: tokens that the session must hold; None: what the model allows, at most 2048.
-      batch: sequences at a time.
-      provider: execution provider; None: the device's.
-      method: "salr" or "oats"; None: oats when `calibrate` is given, else salr.
-      calibrate: calibration text or inputs.
-      adapters: PEFT LoRA folders as "PATH" or "PATH=NAME".
-      adapter_slots: slots per Linear for adapters that are loaded at run time.
-      jobs: matrices worked on at a time; None: one per core.
-    """
-
-    device: str = "host"
-    mem: str | int | None = None
-    density: float | None = None
-    rank: int | None = None
-    values: str = "auto"
-    group: int = 64
-    context: int | None = None
-    batch: int = 1
-    provider: str | None = None
-    method: str | None = None
-    calibrate: PathLike | None = None
-    adapters: Sequence[str] = ()
-    adapter_slots: int = 0
-    jobs: int | None = None
-
-    def chosen_method(self) -> str:
-        """The method after defaults.
-
-        Raises:
-          RequestError: an unknown method, or oats without calibration.
-        """
-        method = self.method or ("oats" if self.calibrate else "salr")
-        if method not in METHODS:
-            raise RequestError(f"--method {method}: got {method!r}, wanted one of {list(METHODS)}")
-        if method == "oats" and not self.calibrate:
-            raise RequestError(
-                "--method oats needs activation statistics: got no --calibrate FILE, wanted a text "
-                "file with a few hundred lines like those the model will see"
-            )
-        return method
 
 
 def export(
@@ -106,9 +49,10 @@ def export(
     from slc.compiler.artifact.staging import staged
     from slc.compiler.frontends import load
 
-    request = _request(options)
+    request = make_request(options)
     target = _target(request)
     method = request.chosen_method()
+    _check_apart(save_structured, Path(out), request.values)
     with staged(Path(out), force=force) as folder, _scratch(folder) as work:
         source = load(Path(model), workdir=work, target=target, progress=progress)
         _export_source(source, target, request, method, folder, work, save_structured, progress)
@@ -129,9 +73,10 @@ def export_torch(
     from slc.compiler.artifact.staging import staged
     from slc.compiler.frontends import load_torch
 
-    request = _request(options)
+    request = make_request(options)
     target = _target(request)
     method = request.chosen_method()
+    _check_apart(save_structured, Path(out), request.values)
     with staged(Path(out), force=force) as folder, _scratch(folder) as work:
         source = load_torch(
             module, example_inputs, workdir=work, dynamic_shapes=dynamic_shapes,
@@ -154,7 +99,7 @@ def plan(
     """
     from slc.compiler.frontends import load
 
-    request = _request(options)
+    request = make_request(options)
     target = _target(request)
     with tempfile.TemporaryDirectory(prefix="slc-plan-") as work:
         source = load(Path(model), workdir=Path(work), target=target, progress=progress)
@@ -167,7 +112,7 @@ def structure(
     out: PathLike,
     *,
     density: float = 1.0,
-    rank: int = DEFAULT_RANK,
+    rank: int = 32,
     method: str | None = None,
     calibrate: PathLike | None = None,
     jobs: int | None = None,
@@ -192,27 +137,15 @@ def structure(
     """
     from slc.compiler.frontends import load
 
-    request = Request(method=method, calibrate=calibrate, jobs=jobs)
+    request = make_request({"method": method, "calibrate": calibrate, "jobs": jobs})
     chosen = request.chosen_method()
     path = Path(out)
-    _check_new(path, force)
+    _check_free(path, force)
+    if path.resolve() == Path(model).resolve():
+        raise RequestError(f"{out} is the model itself; choose another name for the checkpoint")
     with tempfile.TemporaryDirectory(prefix="slc-structure-") as work:
         source = load(Path(model), workdir=Path(work), progress=progress)
-        return _decompose(source, path, chosen, density, rank, request, progress)
-
-
-def _request(options: dict[str, Any]) -> Request:
-    known = {field.name for field in dataclasses.fields(Request)}
-    unknown = sorted(set(options) - known)
-    if unknown:
-        raise RequestError(f"unknown option {unknown[0]!r}: wanted one of {sorted(known)}")
-    request = Request(**options)
-    for name, least in (("adapter_slots", 0), ("jobs", 1)):
-        value = getattr(request, name)
-        if value is not None and (not isinstance(value, int) or value < least):
-            option = name.replace("_", "-")
-            raise RequestError(f"--{option}: got {value}, wanted an integer of at least {least}")
-    return request
+        return _decompose(source, path, chosen, density, rank, request, progress, replace=force)
 
 
 def _target(request: Request) -> Target:
@@ -275,16 +208,7 @@ def _extra_ranks(adapters: list[PeftAdapter], request: Request) -> dict[str, int
 def _adapters(source: Source, request: Request) -> list[PeftAdapter]:
     from slc.compiler.frontends.adapters import load_peft
 
-    loaded: list[PeftAdapter] = []
-    for text in request.adapters:
-        path, _, name = text.partition("=")
-        name = name or Path(path).name
-        if any(other.name == name for other in loaded):
-            raise RequestError(
-                f"--adapter {text}: the name {name!r} is taken; add =NAME to tell them apart"
-            )
-        loaded.append(load_peft(Path(path), name, source))
-    return loaded
+    return [load_peft(path, name, source) for path, name in request.named_adapters()]
 
 
 def _export_source(
@@ -296,8 +220,13 @@ def _export_source(
     from slc.compiler.passes.lowering import Lowering
     from slc.compiler.pipeline import lower
 
-    if save_structured is not None:
-        _check_new(Path(save_structured), force=False)
+    if source.checkpoint is not None:
+        if request.method or request.calibrate or save_structured:
+            raise RequestError(
+                f"{source.path.name} is a structured checkpoint already: leave out --method, "
+                "--calibrate and --save-structured, or start from the dense model"
+            )
+        method = source.checkpoint.meta.method
     adapters = _adapters(source, request)
     plan = _choose(source, target, request, adapters)
     slotted = adapters if request.adapter_slots else []
@@ -341,7 +270,7 @@ def _checkpoint(
 
 def _decompose(
     source: Source, path: Path, method: str, density: float, rank: int,
-    request: Request, progress: Progress | None,
+    request: Request, progress: Progress | None, *, replace: bool = False,
 ) -> StructuredCheckpoint:  # fmt: skip
     from slc.compiler.structure.calibration import activation_statistics
     from slc.compiler.structure.decompose import decompose
@@ -351,18 +280,34 @@ def _decompose(
         statistics = activation_statistics(source, Path(request.calibrate), progress=progress)
     return decompose(
         source, path, method=method, density=density, rank=rank, statistics=statistics,
-        jobs=request.jobs, progress=as_stage(progress, f"decomposing by {method}"),
+        jobs=request.jobs, replace=replace, progress=as_stage(progress, f"decomposing by {method}"),
     )  # fmt: skip
 
 
-def _check_new(path: Path, force: bool) -> None:
+def _check_free(path: Path, force: bool) -> None:
+    """Deletes nothing: a checkpoint that is to be replaced goes when the new one is whole."""
     if not path.exists():
         return
     if not force:
         raise RequestError(f"{path} exists; pass --force or another name")
     if not (path / "slr.json").exists():
         raise RequestError(f"{path} exists and is no structured checkpoint; choose another name")
-    shutil.rmtree(path)
+
+
+def _check_apart(save_structured: PathLike | None, out: Path, values: str) -> None:
+    """A checkpoint to keep needs a place of its own, and something to hold."""
+    if save_structured is None:
+        return
+    path, out = Path(save_structured).resolve(), out.resolve()
+    if path.exists():
+        raise RequestError(f"--save-structured {save_structured} exists; choose another name")
+    if path == out or out in path.parents or path in out.parents:
+        raise RequestError(
+            f"--save-structured {save_structured} and the artifact {out.name} lie inside each "
+            "other; choose a place outside"
+        )
+    if values == "dense":
+        raise RequestError("--save-structured has nothing to keep with --values dense; drop one")
 
 
 @contextmanager

@@ -103,6 +103,13 @@ BAD_EXPORTS = {
     "no cuda yet": (["MODEL", "--provider", "cuda"], "cuda"),
     "no such adapter": (["MODEL", "--adapter", "lora"], "lora"),
     "bad slots": (["MODEL", "--adapter-slots", "-1"], "adapter-slots"),
+    "adapter name that is a path": (["MODEL", "--adapter", "lora=../../evil"], "../../evil"),
+    "checkpoint inside the artifact": (["MODEL", "--save-structured", "out/m.slr"], "outside"),
+    "calibration that is not used": (
+        ["MODEL", "--method", "salr", "--calibrate", "text.txt"],
+        "oats",
+    ),
+    "no such calibration": (["MODEL", "--calibrate", "text.txt"], "text.txt"),
 }
 
 
@@ -147,6 +154,37 @@ def test_truncated_safetensors(tiny_llama: Path, tmp_path: Path) -> None:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     check_refused(slc("export", folder, "-o", tmp_path / "out"), "model.safetensors")
+
+
+def test_force_keeps_a_checkpoint_until_the_new_one_is_whole(model: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "mlp.slr"
+    assert slc("structure", model, "-o", checkpoint, "--rank", 4).returncode == 0
+    before = (checkpoint / "slr.json").read_bytes()
+    check_refused(slc("structure", "nowhere", "-o", checkpoint, "--force"), "nowhere")
+    check_refused(slc("structure", checkpoint, "-o", checkpoint, "--force"), "the model itself")
+    assert (checkpoint / "slr.json").read_bytes() == before
+    done = slc("structure", model, "-o", checkpoint, "--rank", 2, "--force")
+    assert done.returncode == 0, done.stderr
+    assert (checkpoint / "slr.json").read_bytes() != before
+
+
+@pytest.mark.parametrize("density", [0, 1])
+def test_extreme_densities(density: int, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = slc("export", model, "-o", out, "--density", density, "--rank", 3)
+    assert done.returncode == 0, done.stderr
+    assert slc("verify", out).returncode == 0
+
+
+def test_the_smallest_budget_that_is_named_does(model: Path, tmp_path: Path) -> None:
+    refused = slc("plan", model, "--mem", "10kB", "--context", 4, "--json")
+    smallest = json.loads(refused.stdout)["smallest_bytes"]
+    out = tmp_path / "out"
+    done = slc("export", model, "-o", out, "--mem", smallest, "--context", 4)
+    assert done.returncode == 0, done.stderr
+    verified = slc("verify", out, "--json")
+    assert verified.returncode == 0, verified.stderr
+    assert json.loads(verified.stdout)["memory"]["measured_bytes"] <= smallest
 
 
 def test_checkpoint_with_a_missing_tensor(model: Path, tmp_path: Path) -> None:

@@ -22,10 +22,10 @@ from slc.compiler.progress import Progress, as_stage
 from slc.ops import DOMAIN
 
 if TYPE_CHECKING:
-    from slc.compiler.api import Request
     from slc.compiler.budget import Plan
     from slc.compiler.frontends.adapters import PeftAdapter
     from slc.compiler.frontends.source import Source
+    from slc.compiler.request import Request
     from slc.targets import Target
 
 
@@ -109,8 +109,7 @@ def _options(request: Request, plan: Plan, method: str) -> dict[str, Any]:
 
 
 def _names(request: Request) -> list[str]:
-    pairs = [text.partition("=") for text in request.adapters]
-    return [name or Path(path).name for path, _, name in pairs]
+    return [name for _, name in request.named_adapters()]
 
 
 def _op_library(target: Target, folder: Path) -> OpLibrary:

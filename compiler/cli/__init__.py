@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
+from slc.compiler import __version__
 from slc.compiler.cli import (
     devices,
     doctor,
@@ -32,6 +34,24 @@ app.command("verify")(verify.command)
 app.command("inspect")(inspect.command)
 app.command("devices")(devices.command)
 app.command("doctor")(doctor.command)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print it and exit."
+        ),
+    ] = False,
+) -> None:
+    """Compile sparse plus low-rank networks to ONNX artifacts that a stock onnxruntime runs."""
 
 
 def main() -> None:

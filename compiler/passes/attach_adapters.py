@@ -19,8 +19,15 @@ import onnx_ir as ir
 
 import slc.ops
 from slc.compiler.budget.choice import Choice
+from slc.compiler.errors import ModelError
 from slc.compiler.linear import Linear
-from slc.compiler.passes.lowering import Adapter, Lowering, add_initializer, nodes_by_name
+from slc.compiler.passes.lowering import (
+    Adapter,
+    F32Array,
+    Lowering,
+    add_initializer,
+    nodes_by_name,
+)
 
 _F16_MAX = float(np.finfo(np.float16).max)
 
@@ -61,6 +68,28 @@ def concatenated_rank(lowering: Lowering, linear: Linear) -> int:
     return lowering.choices[linear.name].rank + sum(ranks)
 
 
+def balanced(a: F32Array, b: F32Array, name: str) -> Adapter:
+    """Scales each component's two factors by opposite powers of two, so that both fit f16 alike.
+
+    B·A is unchanged to the bit; f16 then neither overflows on one side nor loses bits on the other.
+
+    Raises:
+      ModelError: a component is too large for two f16 factors.
+    """
+    largest_a = np.abs(a).max(axis=1, initial=0).astype(np.float64)
+    largest_b = np.abs(b).max(axis=0, initial=0).astype(np.float64)
+    both = (largest_a > 0) & (largest_b > 0)
+    ratio = np.divide(largest_b, largest_a, out=np.ones_like(largest_a), where=both)
+    power = np.rint(np.log2(ratio) / 2).astype(np.int32)
+    a, b = np.ldexp(a, power[:, None]), np.ldexp(b, -power[None, :])
+    if max(np.abs(a).max(initial=0), np.abs(b).max(initial=0)) > _F16_MAX:
+        raise ModelError(
+            f"the adapter of {name!r} has components beyond 4e9, which two f16 factors can't hold: "
+            "rescale the model's weights or export it with --rank 0"
+        )
+    return a, b
+
+
 def _static_pair(
     model: ir.Model, lowering: Lowering, linear: Linear, choice: Choice
 ) -> list[tuple[ir.Value, ir.Value]]:
@@ -68,15 +97,17 @@ def _static_pair(
     if rank == 0:
         return []
 
-    def adapters() -> list[Adapter]:
-        return lowering.residual(linear, choice) + lowering.adapters.get(linear.name, [])
+    def pair() -> Adapter:
+        adapters = lowering.residual(linear, choice) + lowering.adapters.get(linear.name, [])
+        a = np.concatenate([a for a, _ in adapters], axis=0)
+        b = np.concatenate([b for _, b in adapters], axis=1) * np.float32(linear.alpha)
+        return balanced(a, b, linear.name)
 
     def down() -> ir.TensorProtocol:
-        return ir.Tensor(np.concatenate([a for a, _ in adapters()], axis=0).astype(np.float16))
+        return ir.Tensor(pair()[0].astype(np.float16))
 
     def up() -> ir.TensorProtocol:
-        b = np.concatenate([b for _, b in adapters()], axis=1) * np.float32(linear.alpha)
-        return ir.Tensor(np.clip(b, -_F16_MAX, _F16_MAX).astype(np.float16))
+        return ir.Tensor(pair()[1].astype(np.float16))
 
     f16 = ir.DataType.FLOAT16
     a_tensor = ir.LazyTensor(down, dtype=f16, shape=ir.Shape([rank, linear.K]))

@@ -62,10 +62,12 @@ def _replace(
 ) -> None:
     inputs: list[ir.Value | None] = [node.inputs[0], packed]
     extra: list[ir.Node] = []
+    addend: ir.Value | None = None
     if node.op_type == "Gemm" and len(node.inputs) > 2 and node.inputs[2] is not None:
         bias = _gemm_bias(model, node, linear)
         if bias is None:  # not a vector of N: added outside, as Gemm would broadcast it
             extra = _scaled(node.inputs[2], _beta(node))
+            addend = extra[-1].outputs[0] if extra else node.inputs[2]
         else:
             inputs.append(bias)
     new = ir.node(
@@ -80,8 +82,8 @@ def _replace(
         node.outputs[0].type = _type(node)
     new.outputs[0].type, new.outputs[0].shape = node.outputs[0].type, node.outputs[0].shape
     new_nodes, result = [new], new.outputs[0]
-    if extra:
-        add = ir.node("Add", [result, extra[-1].outputs[0]], name=f"{node.name}/bias")
+    if addend is not None:
+        add = ir.node("Add", [result, addend], name=f"{node.name}/bias")
         new_nodes, result = [new, *extra, add], add.outputs[0]
     ir.convenience.replace_nodes_and_values(
         model.graph, node, [node], new_nodes, [node.outputs[0]], [result]
@@ -100,7 +102,11 @@ def _beta(node: ir.Node) -> float:
 
 
 def _scaled(value: ir.Value, beta: float) -> list[ir.Node]:
-    factor = ir.node("Constant", [], {"value": ir.tensor(np.float32(beta))})
+    """The nodes that make beta·C, of C's own type; none when beta is 1."""
+    if beta == 1.0:
+        return []
+    dtype = np.float32 if value.dtype is None else value.dtype.numpy()
+    factor = ir.node("Constant", [], {"value": ir.tensor(np.array(beta, dtype))})
     return [factor, ir.node("Mul", [value, factor.outputs[0]])]
 
 

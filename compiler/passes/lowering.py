@@ -74,9 +74,15 @@ def nodes_by_name(model: ir.Model) -> dict[str, ir.Node]:
 
 
 def add_initializer(model: ir.Model, name: str, tensor: ir.TensorProtocol) -> ir.Value:
-    """Registers `tensor` as an initializer called `name`."""
+    """Registers `tensor` as an initializer called `name`, or `name.1`, … where that is taken."""
+    taken = {str(value.name) for node in model.graph for value in node.outputs}
+    taken |= {*map(str, model.graph.initializers), *(str(v.name) for v in model.graph.inputs)}
+    unique, number = name, 0
+    while unique in taken:
+        number += 1
+        unique = f"{name}.{number}"
     value = ir.Value(
-        name=name,
+        name=unique,
         shape=ir.Shape(list(tensor.shape.numpy())),
         type=ir.TensorType(tensor.dtype),
         const_value=tensor,

@@ -1,6 +1,6 @@
 """Stores embedding tables and output heads in 8 bits, by onnxruntime's own operators.
 
-    Gather(W, ids)     -> Reshape((Cast(Gather(Q, ids)) − 128) · Gather(scales, ids))
+    Gather(W, ids)     -> Reshape((Cast(Gather(Q, ids)) − 128) · Gather(scales, ids)), Cast?
     MatMul(X, Wᵀ)      -> MatMulNBits(X, Q, scales; bits 8, accuracy_level)
 
 Rules:
@@ -105,20 +105,27 @@ def _gather(
     def constant(array: npt.NDArray[np.generic], suffix: str) -> ir.Node:
         return ir.node("Constant", [], {"value": ir.tensor(array)}, name=f"{prefix}/{suffix}")
 
+    def shaped(value: ir.Value, tail: list[int], suffix: str) -> list[ir.Node]:
+        """Reshape to the shape of ids and `tail` behind it: valid from opset 5 on."""
+        end = constant(np.array(tail, np.int64), f"{suffix}_tail")
+        full = make("Concat", [shape.outputs[0], end.outputs[0]], f"{suffix}_shape", axis=0)
+        return [end, full, make("Reshape", [value, full.outputs[0]], suffix)]
+
     assert ids is not None
+    shape = make("Shape", [ids], "ids_shape")
     rows = make("Gather", [table, ids], "rows", axis=0)
     real = make("Cast", [rows.outputs[0]], "real", to=int(ir.DataType.FLOAT))
     zero = constant(np.array(ZERO_POINT, np.float32), "zero_point")
     centred = make("Sub", [real.outputs[0], zero.outputs[0]], "centred")
     scale = make("Gather", [scales, ids], "scale", axis=0)
-    axis = constant(np.array([-1], np.int64), "last_axis")
-    column = make("Unsqueeze", [scale.outputs[0], axis.outputs[0]], "scale_column")
-    scaled = make("Mul", [centred.outputs[0], column.outputs[0]], "scaled")
-    shape = make("Shape", [ids], "ids_shape")
-    width = constant(np.array([linear.K], np.int64), "width")
-    full = make("Concat", [shape.outputs[0], width.outputs[0]], "shape", axis=0)
-    result = make("Reshape", [scaled.outputs[0], full.outputs[0]], "reshaped")
-    return [rows, real, zero, centred, scale, axis, column, scaled, shape, width, full, result]
+    column = shaped(scale.outputs[0], [linear.K // choice.group, 1], "scale_column")
+    scaled = make("Mul", [centred.outputs[0], column[-1].outputs[0]], "scaled")
+    result = shaped(scaled.outputs[0], [linear.K], "reshaped")
+    nodes = [shape, rows, real, zero, centred, scale, *column, scaled, *result]
+    dtype = node.outputs[0].dtype
+    if dtype is not None and dtype != ir.DataType.FLOAT:
+        nodes.append(make("Cast", [nodes[-1].outputs[0]], "typed", to=int(dtype)))
+    return nodes
 
 
 def _matmul(

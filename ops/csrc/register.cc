@@ -1,6 +1,4 @@
 // The one exported symbol: onnxruntime calls it when an application registers this library.
-#include <memory>
-#include <mutex>
 
 #include "custom_op.h"
 
@@ -31,11 +29,9 @@ class Domain {
   OrtCustomOpDomain* domain_ = nullptr;
 };
 
+// Never freed: an app may hold a session in a static object that outlives ours.
 OrtCustomOpDomain* SharedDomain(const OrtApi& api) {
-  static std::mutex mutex;
-  static std::unique_ptr<Domain> domain;
-  const std::lock_guard<std::mutex> lock(mutex);
-  if (domain == nullptr) domain = std::make_unique<Domain>(api);
+  static Domain* const domain = new Domain(api);
   return domain->get();
 }
 

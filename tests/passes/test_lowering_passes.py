@@ -9,7 +9,9 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from slc.compiler.budget.choice import Choice
+from slc.compiler.errors import ModelError
 from slc.compiler.frontends.linears import find_linears
+from slc.compiler.passes.attach_adapters import balanced
 from slc.compiler.passes.lowering import Lowering
 from slc.compiler.passes.name_nodes import NameNodes
 from slc.compiler.passes.quantize_rows import quantize_rows
@@ -61,7 +63,7 @@ def lowered(
         for linear in linears
     }
     lowering = Lowering(
-        linears, choices, None, lambda linear: np.ascontiguousarray(weights[linear.name]),
+        linears, choices, None, lambda linear: np.ascontiguousarray(weights[linear.name], np.float32),
         adapters=pair if adapters else {}, adapter_slots=slots,
     )  # fmt: skip
     return lower(model, lowering, (1, 17)), weights
@@ -197,3 +199,49 @@ def test_no_metadata_and_an_ir_version_for_the_target() -> None:
     result, _ = lowered(model)
     assert result.ir_version == 9
     assert "somebody" not in str(ir.to_proto(result))
+
+
+def test_half_precision_gemm_with_a_bias_known_at_run_time() -> None:
+    model = graph(
+        "m (float16[b, 32] x, float16[1, 24] c) => (float16[b, 24] y) "
+        "{ y = Gemm <beta: float = 2.0> (x, w, c) }",
+        w=W.T.astype(np.float16),
+    )
+    result, _ = lowered(model)
+    (beta,) = [node for node in result.graph if node.op_type == "Constant"]
+    assert beta.attributes["value"].as_tensor().dtype == ir.DataType.FLOAT16
+    x, c = X.astype(np.float16), B[None].astype(np.float16)
+    wanted = x.astype(np.float32) @ W.astype(np.float16).astype(np.float32).T + 2 * c
+    np.testing.assert_allclose(run(result, x=x, c=c), wanted, rtol=0, atol=2.0**-10 * 32)
+
+
+def test_half_precision_table_stays_half() -> None:
+    table = RNG.standard_normal((300, 32)).astype(np.float16)
+    model = graph(
+        "m (int64[b, s] ids) => (float16[b, s, 32] y) { y = Gather <axis: int = 0> (e, ids) }",
+        e=table,
+    )
+    result, _ = lowered(model, "int8")
+    assert run(result, ids=RNG.integers(0, 300, (2, 5))).dtype == np.float16
+
+
+def test_a_name_that_is_taken_is_not_taken_again() -> None:
+    model = graph(
+        "m (float[b, 32] x) => (float[b, 24] y) { h = MatMul(x, w)\n y = Add(h, taken) }",
+        w=W.T.copy(),
+        **{"taken": B},
+    )
+    model.graph.initializers["taken"].name = "w.packed"
+    result, _ = lowered(model)
+    np.testing.assert_allclose(run(result, x=X), X @ rounded(W).T + B, rtol=0, atol=bound())
+
+
+def test_balanced_factors_fit_f16_and_keep_the_product() -> None:
+    a = RNG.standard_normal((3, 32)).astype(np.float32) * np.float32([[1e6], [1e-9], [0]])
+    b = RNG.standard_normal((24, 3)).astype(np.float32) * np.float32([[1e-3, 1e8, 1]])
+    small_a, small_b = balanced(a, b, "w")
+    assert max(np.abs(small_a).max(), np.abs(small_b).max()) < 65504
+    for r in range(3):
+        np.testing.assert_array_equal(np.outer(small_b[:, r], small_a[r]), np.outer(b[:, r], a[r]))
+    with pytest.raises(ModelError, match="two f16 factors"):
+        balanced(a * np.float32(1e9), b, "w")

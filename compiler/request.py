@@ -1,0 +1,119 @@
+"""What is asked for: the options of `slc export` and `slc plan`, checked before any work."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from slc.compiler.errors import RequestError
+
+PathLike = str | Path
+
+METHODS = ("salr", "oats")
+_ADAPTER_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is asked for: the options of `slc export` and `slc plan`.
+
+    Attributes:
+      device: a name that `slc devices` lists, or the path of a TOML profile.
+      mem: what the session may add to its process ("4GB", "512MiB"); None: what the device has.
+      density, rank: of every Linear's S and residual adapter; None: chosen by `mem`.
+      values: value type of S: "auto", "f16" or "i8"; "dense" compresses nothing.
+      group: columns that share a scale of i8 values.
+      context: tokens that the session must hold; None: what the model allows, at most 2048.
+      batch: sequences at a time.
+      provider: execution provider; None: the device's.
+      method: "salr" or "oats"; None: oats when `calibrate` is given, else salr.
+      calibrate: calibration text or inputs.
+      adapters: PEFT LoRA folders as "PATH" or "PATH=NAME".
+      adapter_slots: slots per Linear for adapters that are loaded at run time.
+      jobs: matrices worked on at a time; None: one per core.
+    """
+
+    device: str = "host"
+    mem: str | int | None = None
+    density: float | None = None
+    rank: int | None = None
+    values: str = "auto"
+    group: int = 64
+    context: int | None = None
+    batch: int = 1
+    provider: str | None = None
+    method: str | None = None
+    calibrate: PathLike | None = None
+    adapters: Sequence[str] = ()
+    adapter_slots: int = 0
+    jobs: int | None = None
+
+    def chosen_method(self) -> str:
+        """The method after defaults.
+
+        Raises:
+          RequestError: an unknown method, or oats without calibration.
+        """
+        method = self.method or ("oats" if self.calibrate else "salr")
+        if method not in METHODS:
+            raise RequestError(f"--method {method}: got {method!r}, wanted one of {list(METHODS)}")
+        if method == "oats" and not self.calibrate:
+            raise RequestError(
+                "--method oats needs activation statistics: got no --calibrate FILE, wanted a text "
+                "file with a few hundred lines like those the model will see"
+            )
+        if method != "oats" and self.calibrate:
+            raise RequestError(
+                f"--method {method} uses no calibration: got --calibrate {self.calibrate}, leave "
+                "it out or choose --method oats"
+            )
+        if self.calibrate and not Path(self.calibrate).exists():
+            raise RequestError(
+                f"--calibrate {self.calibrate}: there is no such file; wanted text, one per line"
+            )
+        return method
+
+    def named_adapters(self) -> list[tuple[Path, str]]:
+        """(folder, name) of each adapter; PATH alone takes the folder's name.
+
+        Raises:
+          RequestError: a name that can't be a file's, or one that is taken.
+        """
+        named: list[tuple[Path, str]] = []
+        for text in self.adapters:
+            path, equals, name = text.rpartition("=")
+            if not equals or Path(text).exists():  # a folder may have = in its name
+                path, name = text, Path(text).resolve().name
+            if not _ADAPTER_NAME.fullmatch(name):
+                raise RequestError(
+                    f"--adapter {text}: got the name {name!r}, wanted letters, digits and . _ + - "
+                    "(PATH=NAME gives one)"
+                )
+            if any(name == other for _, other in named):
+                raise RequestError(
+                    f"--adapter {text}: the name {name!r} is taken; add =NAME to tell them apart"
+                )
+            named.append((Path(path), name))
+        return named
+
+
+def make_request(options: dict[str, Any]) -> Request:
+    """A `Request` of keyword options.
+
+    Raises:
+      RequestError: an option that there is not, or a count below what makes sense.
+    """
+    known = {field.name for field in dataclasses.fields(Request)}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise RequestError(f"unknown option {unknown[0]!r}: wanted one of {sorted(known)}")
+    request = Request(**options)
+    for name, least in (("adapter_slots", 0), ("jobs", 1)):
+        value = getattr(request, name)
+        if value is not None and (not isinstance(value, int) or value < least):
+            option = name.replace("_", "-")
+            raise RequestError(f"--{option}: got {value}, wanted an integer of at least {least}")
+    return request
