@@ -61,8 +61,9 @@ def values_to_expose(node: ir.Node) -> list[ir.Value]:
     return [value for value in data if value is not None]
 
 
+@np.errstate(invalid="ignore", over="ignore")
 def check_node(node: ir.Node, values: Mapping[str, npt.NDArray[Any]]) -> LinearCheck:
-    """Checks one node on the values of one run, by name."""
+    """Checks one node on the values of one run, by name; NaN and infinity anywhere fail."""
     got = values[str(node.outputs[0].name)]
     half_ulp = got.dtype == np.float16
     worst = LinearCheck(str(node.name), node.op_type, 0.0, (0, 0), 0.0, 0.0, 0.0, 0.0, passed=True)
@@ -73,8 +74,10 @@ def check_node(node: ir.Node, values: Mapping[str, npt.NDArray[Any]]) -> LinearC
             continue
         if half_ulp:
             bound = bound + UNIT_ROUNDOFF_F16 * np.abs(wanted) + _SMALLEST_F16
-        error = np.nan_to_num(np.abs(part - wanted), nan=np.inf)
+        finite = np.isfinite(part) & np.isfinite(wanted) & np.isfinite(bound)
+        error = np.where(finite, np.abs(part - wanted), np.inf)
         used = np.where(error > 0, error / np.maximum(bound, _SMALLEST_F32), 0.0)
+        used[~finite] = np.inf  # a bound of NaN or infinity would hold nothing
         row, column = np.unravel_index(int(used.argmax()), used.shape)
         largest = max(worst.max_error, float(error.max()))
         worst = dataclasses.replace(worst, max_error=largest)

@@ -55,16 +55,17 @@ def check_output(
     """Holds `got` against `wanted` within what `perturbed` runs deviate from `wanted`.
 
     The maximum and the mean are both held: a wrong cell shows in the one, a wrong tenth of all
-    cells in the other. Shapes that differ or a NaN that the dense run does not have fail.
+    cells in the other. Shapes that differ fail, and so does NaN or infinity in either, even where
+    both have it: an overflow hides every difference.
     """
     if got.shape != wanted.shape or got.dtype != wanted.dtype:
         infinite = float("inf")
         return OutputCheck(output, probe, infinite, infinite, 0.0, 0.0, passed=False)
     if wanted.size == 0:
         return OutputCheck(output, probe, 0.0, 0.0, 0.0, 0.0, passed=True)
-    both_nan = _is_nan(got) & _is_nan(wanted)
-    error = np.where(both_nan, 0.0, difference(got, wanted))
-    deviations = [np.nan_to_num(difference(p, wanted), nan=0.0) for p in perturbed]
+    error = np.where(_is_finite(got) & _is_finite(wanted), difference(got, wanted), np.inf)
+    differences = [difference(p, wanted) for p in perturbed]
+    deviations = [np.where(np.isfinite(d), d, 0.0) for d in differences]
     floor = (FLOOR_F16 if wanted.dtype == np.float16 else FLOOR) * _largest(wanted)
     max_tolerance = FACTOR * max((float(d.max()) for d in deviations), default=0.0) + floor
     mean_tolerance = FACTOR * max((float(d.mean()) for d in deviations), default=0.0) + floor
@@ -75,10 +76,10 @@ def check_output(
     )
 
 
-def _is_nan(array: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    return np.isnan(array.astype(np.float64))
+def _is_finite(array: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    return np.isfinite(array.astype(np.float64))
 
 
 def _largest(array: npt.NDArray[Any]) -> float:
-    finite = np.abs(array[np.isfinite(array.astype(np.float64))].astype(np.float64))
+    finite = np.abs(array[_is_finite(array)].astype(np.float64))
     return float(finite.max(initial=0.0))

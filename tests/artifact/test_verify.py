@@ -190,6 +190,18 @@ def test_one_wrong_weight_is_caught_and_its_operator_named(
     assert report.linears[node].used > 1
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_overflow_is_no_pass(tmp_path: Path, value: float) -> None:
+    """The dense reference overflows alike, and a bound of NaN holds nothing."""
+    model = two_layers()
+    bias = model.graph.initializers["bias"]
+    bias.const_value = ir.Tensor(np.full(HIDDEN, value, np.float32), name="bias")
+    report = verify(write_artifact(tmp_path / "out", model), memory=False)
+    assert not any(check.passed for check in report.outputs)
+    assert not report.linears[0].passed
+    json.dumps(report.to_json(), allow_nan=False)
+
+
 def test_wrong_adapter_is_caught(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = linear_check.adapter_rows
     monkeypatch.setattr(linear_check, "adapter_rows", lambda *args: rows(*args) * 1.01)
@@ -288,10 +300,13 @@ class TestCheckOutput:
         assert not self.check(self.y[:-1]).passed
         assert not self.check(self.y.astype(np.float64)).passed
 
-    def test_equal_infinities_are_equal(self) -> None:
-        y = np.array([np.inf, -np.inf, 1], np.float32)
-        assert check_output("y", "p", y, y, [y]).passed
-        assert not check_output("y", "p", -y, y, [y]).passed
+    @pytest.mark.parametrize("value", [np.inf, np.nan])
+    def test_equal_overflow_fails(self, value: float) -> None:
+        y = np.array([value, 1], np.float32)
+        assert not check_output("y", "p", y, y, [y]).passed
+        y = np.ones(2, np.float32)
+        overflown = np.array([value, 1], np.float32)
+        assert not check_output("y", "p", y + 1, y, [overflown]).passed
 
 
 @pytest.mark.parametrize(("budget", "passed"), [(None, True), (10**9, True), (1, False)])
