@@ -63,7 +63,8 @@ def lowered(
         for linear in linears
     }
     lowering = Lowering(
-        linears, choices, None, lambda linear: np.ascontiguousarray(weights[linear.name], np.float32),
+        linears, choices, None,
+        lambda linear: np.ascontiguousarray(weights[linear.name], np.float32),
         adapters=pair if adapters else {}, adapter_slots=slots,
     )  # fmt: skip
     return lower(model, lowering, (1, 17)), weights
