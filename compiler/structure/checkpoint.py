@@ -117,8 +117,12 @@ class StructuredCheckpoint:
         entry = self.entry(name)
         count = self._within(entry, "nnz", nnz, entry.nnz)
         with self._open(entry) as file:
-            index: Index = file.get_slice("S.index")[:count]
-            value: F32 = file.get_slice("S.value")[:count]
+            # safetensors refuses a slice of an empty tensor.
+            index: Index = np.empty(0, index_dtype(entry.N, entry.K))
+            value: F32 = np.empty(0, np.float32)
+            if count:
+                index = file.get_slice("S.index")[:count]
+                value = file.get_slice("S.value")[:count]
         self._check_sparse(entry, index, value)
         if rank is not None and rank < entry.rank and entry.row_wise:
             value = value + self._lost(entry, rank).reshape(-1)[index]
@@ -147,6 +151,8 @@ class StructuredCheckpoint:
         """
         entry = self.entry(name)
         count = self._within(entry, "rank", rank, entry.rank)
+        if count == 0:  # safetensors refuses a slice of an empty tensor
+            return np.empty((0, entry.K), np.float32), np.empty((entry.N, 0), np.float32)
         with self._open(entry) as file:
             A: F32 = np.ascontiguousarray(file.get_slice("A")[:count])
             B: F32 = np.ascontiguousarray(file.get_slice("B")[:, :count])

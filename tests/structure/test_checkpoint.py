@@ -124,6 +124,21 @@ def test_more_than_there_is_is_refused(checkpoint: StructuredCheckpoint) -> None
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("rank", [0, 4])
+def test_density_0_reads_back(tmp_path: Path, method: str, rank: int) -> None:
+    made = make(tmp_path, method=method, density=0.0, rank=rank)
+    for name in made.names:
+        entry = made.entry(name)
+        index, value = made.sparse(name)
+        A, B = made.adapter(name)
+        assert (index.size, value.size, len(A), B.shape[1]) == (0, 0, entry.rank, entry.rank)
+        assert index.dtype == np.uint32
+        assert value.dtype == A.dtype == B.dtype == np.float32
+        np.testing.assert_array_equal(made.dense(name), (B @ A).reshape(entry.N, entry.K))
+        assert not made.dense(name, 0, 0).any()
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_equal_bytes_from_one_worker_and_from_several(tmp_path: Path, method: str) -> None:
     one = make(tmp_path, "one.slr", method=method, jobs=1)
     several = make(tmp_path, "several.slr", method=method, jobs=3)
