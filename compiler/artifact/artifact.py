@@ -112,14 +112,25 @@ class Artifact:
         return installed
 
     def session_options(self, options: Any = None) -> onnxruntime.SessionOptions:
-        """Session options (new ones, or `options`) with the op library registered."""
+        """Session options (new ones, or `options`) with the op library registered.
+
+        Raises:
+          ArtifactError: the library is missing or onnxruntime refuses it.
+        """
         import onnxruntime
 
         options = onnxruntime.SessionOptions() if options is None else options
         library = self.library()
         if library is not None:
             # onnxruntime looks a bare name up in the library path: make it a file's.
-            options.register_custom_ops_library(str(library.resolve()))
+            try:
+                options.register_custom_ops_library(str(library.resolve()))
+            except Exception as error:  # onnxruntime's classes derive from Exception directly
+                text = " ".join(str(error).split())
+                raise ArtifactError(
+                    f"onnxruntime can't load the op library {library}: {text}; "
+                    "slc doctor explains it."
+                ) from error
         return options
 
     def session(

@@ -8,13 +8,16 @@ stands in `measured.json`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
+import importlib.resources
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from slc.compiler.artifact.schema import first_problem
 from slc.compiler.budget.choice import Choice
 from slc.compiler.errors import ArtifactError
 from slc.compiler.frontends.source import Source
@@ -25,6 +28,7 @@ MEASURED_FILE = "measured.json"
 LIBRARY_FILE = "libslc_ops.so"
 UNHASHED = frozenset({MANIFEST_FILE, MEASURED_FILE, "report.html"})
 SCHEMA_VERSION = 1
+_SCHEMA_FILE = "manifest.schema.json"
 _CHUNK_BYTES = 1 << 20
 _WRITERS = {
     "slc": "slc-compiler",
@@ -165,11 +169,19 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     write_json(folder / MANIFEST_FILE, manifest)
 
 
+@functools.cache
+def _schema() -> Json:
+    text = importlib.resources.files(__package__).joinpath(_SCHEMA_FILE).read_text("utf-8")
+    schema: Json = json.loads(text)
+    return schema
+
+
 def read_manifest(folder: Path) -> Json:
     """Reads folder/manifest.json.
 
     Raises:
-      ArtifactError: it is missing, not JSON, not ours, or of a schema this slc does not know.
+      ArtifactError: it is missing, not JSON, not ours, of a schema this slc does not know, or a
+        field is missing or of the wrong type.
     """
     path = folder / MANIFEST_FILE
     if not folder.is_dir():
@@ -192,4 +204,7 @@ def read_manifest(folder: Path) -> Json:
             f"{path} has schema version {version} and this slc reads up to {SCHEMA_VERSION}; "
             "install a newer slc-compiler."
         )
+    problem = first_problem(manifest, _schema())
+    if problem is not None:
+        raise ArtifactError(f"{path} is damaged: {problem}; export the model again.")
     return dict(manifest)

@@ -33,11 +33,12 @@ from slc.compiler.artifact.linear_check import (
     our_nodes,
     values_to_expose,
 )
+from slc.compiler.artifact.manifest import LIBRARY_FILE
 from slc.compiler.artifact.memory_check import measure_memory
 from slc.compiler.artifact.probes import Probe, make_probes, prompt
 from slc.compiler.artifact.report import Distance, VerifyReport
 from slc.compiler.artifact.tolerance import SEEDS, OutputCheck, check_output
-from slc.compiler.errors import ArtifactError
+from slc.compiler.errors import ArtifactError, ModelError, PostconditionError
 from slc.compiler.progress import Progress
 
 GREEDY_STEPS = 64
@@ -75,8 +76,9 @@ def verify(
     report.checksum_problems = artifact.check()
     if checksums_only:
         return report
-    if any(problem.startswith("model.onnx") for problem in report.checksum_problems):
-        return report  # numbers of a graph that is not the one exported say nothing
+    run_files = ("model.onnx", GENAI_FILE, artifact.manifest["op_library"]["file"] or LIBRARY_FILE)
+    if any(problem.startswith(run_files) for problem in report.checksum_problems):
+        return report  # numbers of what is not what was exported say nothing
     run = _Run(artifact, inputs)
     run.check_numerics(report, step)
     step("each operator against f64")
@@ -193,8 +195,32 @@ class _Run:
 
         with tempfile.TemporaryDirectory(prefix="slc-verify-") as workdir:
             source = frontends.load(path, workdir=Path(workdir))
-            with sessions.written_session(source.graph) as session:
-                return self._distances("original", session)
+            try:
+                with sessions.written_session(source.graph) as session:
+                    self._must_take_the_same(session, path)
+                    distances = self._distances("original", session)
+            except (ModelError, PostconditionError):
+                raise
+            except Exception as error:  # onnxruntime's own classes derive from Exception directly
+                raise ModelError(
+                    f"The reference {path} can't be run on the artifact's inputs ({error}); "
+                    "give the model that the artifact was made from."
+                ) from error
+        if not distances and any(array.size for ours in self._outputs for array in ours.values()):
+            raise ModelError(
+                f"The reference {path} is another model: no output has the name and the shape "
+                "of one of the artifact's; give the model that the artifact was made from."
+            )
+        return distances
+
+    def _must_take_the_same(self, session: Any, path: Path) -> None:
+        ours = {str(v.name) for v in self._model.graph.inputs if not v.is_initializer()}
+        theirs = {value.name for value in session.get_inputs()}
+        if ours != theirs:
+            raise ModelError(
+                f"The reference {path} is another model: it takes the inputs {sorted(theirs)} "
+                f"and the artifact {sorted(ours)}; give the model that the artifact was made from."
+            )
 
     def _distances(self, against: str, session: Any) -> list[Distance]:
         distances = []

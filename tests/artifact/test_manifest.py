@@ -116,6 +116,27 @@ def test_what_is_no_artifact(tmp_path: Path, out: Path) -> None:
             Artifact.open(out)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "problem"),
+    [
+        (lambda m: m["linears"][0].pop("choice"), r"linears\[0\]\.choice is missing"),
+        (lambda m: m.update(memory="x"), "memory is not of type object"),
+        (lambda m: m["memory"].update(budget_bytes="x"), "budget_bytes is not of type integer or"),
+        (lambda m: m.update(provider="tpu"), "provider is not one of 'cpu', 'cuda'"),
+        (lambda m: m["linears"][1].update(N=0), r"linears\[1\]\.N is below 1"),
+        (lambda m: m["files"].update(a=1), r"files\.a is not of type object"),
+        (lambda m: m.update(schema_version=0), "schema_version is not 1"),
+        (lambda m: m["adapters"].update(slots=True), r"adapters\.slots is not of type integer"),
+    ],
+)
+def test_damaged_field_is_named(out: Path, spoil, problem: str) -> None:
+    manifest = read_manifest(out)
+    spoil(manifest)
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match=f"is damaged: .*{problem}.*; export the model again"):
+        Artifact.open(out)
+
+
 def test_session_runs_where_it_lies_and_after_a_move(
     out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +156,12 @@ def test_no_silent_fallback_from_cuda(out: Path) -> None:
     manifest["provider"] = "cuda"
     (out / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ArtifactError, match="exported for CUDA"):
+        Artifact.open(out).session()
+
+
+def test_library_that_is_none_is_a_sentence(out: Path) -> None:
+    (out / "libslc_ops.so").write_text("hi")
+    with pytest.raises(ArtifactError, match=r"can't load the op library .*libslc_ops\.so: "):
         Artifact.open(out).session()
 
 

@@ -14,11 +14,11 @@ from onnx.reference import ReferenceEvaluator
 import slc.ops
 from slc.compiler.artifact import dense, linear_check
 from slc.compiler.artifact.dense import UNIT_ROUNDOFF, dense_reference, gamma
-from slc.compiler.artifact.manifest import read_manifest, write_manifest
+from slc.compiler.artifact.manifest import hash_files, read_manifest, write_manifest
 from slc.compiler.artifact.sessions import run, written_session
 from slc.compiler.artifact.tolerance import check_output
 from slc.compiler.artifact.verify import verify
-from slc.compiler.errors import ArtifactError
+from slc.compiler.errors import ArtifactError, ModelError
 
 
 @pytest.fixture
@@ -217,6 +217,39 @@ def test_altered_data_is_reported_and_altered_graph_is_not_run(out: Path) -> Non
     assert not report.passed
     assert len(report.checksum_problems) == 1
     assert report.outputs == []
+
+
+def test_altered_library_is_reported_and_not_run(out: Path) -> None:
+    (out / "libslc_ops.so").write_text("ho")
+    manifest = read_manifest(out)
+    manifest["op_library"]["file"] = "libslc_ops.so"
+    manifest["files"] = hash_files(out)
+    write_manifest(out, manifest)
+    (out / "libslc_ops.so").write_text("hi")
+    report = verify(out)
+    assert report.checksum_problems == [
+        "libslc_ops.so was altered: its sha256 is not the manifest's"
+    ]
+    assert report.outputs == []
+
+
+def test_reference_that_is_another_model(out: Path, tmp_path: Path) -> None:
+    for name in ("x", "z"):
+        f32 = ir.TensorType(ir.DataType.FLOAT)
+        x = ir.Value(name=name, shape=ir.Shape(["batch", "length", K]), type=f32)
+        weight = ir.tensor(np.ones((K, 3), np.float32), name="w")
+        w = ir.Value(name="w", shape=weight.shape, type=f32, const_value=weight)
+        node = ir.node("MatMul", [x, w])
+        other = node.outputs[0]
+        other.name, other.type, other.shape = "other", f32, ir.Shape(["batch", "length", 3])
+        graph = ir.Graph(
+            [x], [other], nodes=[node], initializers=[w], opset_imports={"": 18}, name="g"
+        )
+        ir.save(ir.Model(graph, ir_version=9), tmp_path / f"{name}.onnx")
+    with pytest.raises(ModelError, match="is another model: no output has"):
+        verify(out, reference=tmp_path / "x.onnx", memory=False)
+    with pytest.raises(ModelError, match=r"another model: it takes the inputs \['z'\] and the"):
+        verify(out, reference=tmp_path / "z.onnx", memory=False)
 
 
 def test_checksums_only(out: Path) -> None:
