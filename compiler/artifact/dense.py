@@ -19,7 +19,7 @@ Rules:
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -99,6 +99,8 @@ class _Rewrite:
         self._graph = graph
         self._rounding = rounding
         self._weights: dict[str, ir.Value] = {}
+        # Asked before any ConcatAdapterDown is replaced.
+        self._read_all = {node for node in graph if _reads_all(node)}
 
     def replace(self, node: ir.Node) -> None:
         """Replaces one node by the standard operators that compute the same."""
@@ -146,10 +148,9 @@ class _Rewrite:
         assert h is not None
         weight = nodes.concat(self._adapters(parts, scale, nodes, _dtype(node)), axis=0)  # [Σr, N]
         offset = node.attributes["offset"].as_int() if "offset" in node.attributes else 0
-        start = nodes.constant([offset])
-        rank = nodes.add("Gather", [nodes.add("Shape", [weight]), nodes.constant([0])])
-        stop = nodes.add("Add", [rank, start])
-        part = nodes.add("Slice", [nodes.f32(h), start, stop, nodes.constant([-1])])
+        part = nodes.f32(h)
+        if node not in self._read_all:
+            part = _columns(nodes, part, offset, _ranks(parts, 1), weight)
         return nodes.add("Add", [nodes.f32(y0), nodes.add("MatMul", [part, weight])])
 
     def _adapters(
@@ -204,6 +205,42 @@ class _Rewrite:
         self._graph.register_initializer(weight)
         self._weights[name] = weight
         return weight
+
+
+def _reads_all(node: ir.Node) -> bool:
+    """Whether a node is a ConcatAdapterUp whose adapters are those that made its H."""
+    if node.domain != DOMAIN or node.op_type != "ConcatAdapterUp":
+        return False
+    if "offset" in node.attributes and node.attributes["offset"].as_int() != 0:
+        return False
+    down = node.inputs[1].producer() if node.inputs[1] is not None else None
+    if down is None or down.domain != DOMAIN or down.op_type != "ConcatAdapterDown":
+        return False
+    return _ranks(down.inputs[3:], 0) == _ranks(node.inputs[3:], 1)
+
+
+def _columns(
+    nodes: _Nodes, h: ir.Value, offset: int, ranks: list[int | None], weight: ir.Value
+) -> ir.Value:
+    """H[:, offset : offset + Σr], for fixed ranks by operators that every opset has."""
+    known = [rank for rank in ranks if rank is not None]
+    if len(known) == len(ranks):
+        indices = nodes.constant(list(range(offset, offset + sum(known))))
+        return nodes.add("Gather", [h, indices], axis=-1)
+    start = nodes.constant([offset])
+    rank = nodes.add("Gather", [nodes.add("Shape", [weight]), nodes.constant([0])])
+    stop = nodes.add("Add", [rank, start])
+    return nodes.add("Slice", [h, start, stop, nodes.constant([-1])])  # from opset 10 on
+
+
+def _ranks(parts: Sequence[ir.Value | None], axis: int) -> list[int | None]:
+    """Of each A: [r, K] (axis 0) or B: [N, r] (axis 1); None for an overridable one."""
+    return [
+        None
+        if part is None or part.is_graph_input() or part.const_value is None
+        else int(part.const_value.shape.numpy()[axis])
+        for part in parts
+    ]
 
 
 class _Nodes:

@@ -13,6 +13,7 @@ from typing import Literal
 from slc.compiler.artifact import elf
 from slc.compiler.artifact.artifact import Artifact, host_platform, installed_library
 from slc.compiler.artifact.manifest import LIBRARY_FILE
+from slc.compiler.artifact.sessions import quiet_options
 from slc.compiler.errors import ArtifactError
 
 Severity = Literal["error", "warning"]
@@ -92,7 +93,7 @@ def doctor(path: Path | str | None = None) -> list[Finding]:
     try:
         artifact = Artifact.open(path)
     except ArtifactError as error:
-        return [Finding("error", str(error), "export the model again")]
+        return [_of_sentence(error)]
     findings = [*_check_files(artifact), *_check_runtime(artifact), *_check_library(artifact)]
     findings += _check_blobs(artifact)
     if not any(finding.severity == "error" for finding in findings):
@@ -104,7 +105,7 @@ def _check_files(artifact: Artifact) -> Iterator[Finding]:
     try:
         problems = artifact.check()
     except ArtifactError as error:
-        yield Finding("error", str(error), "make the artifact's files readable")
+        yield _of_sentence(error)
         return
     for problem in problems:
         yield Finding("error", problem, "copy the artifact again from where it was exported")
@@ -208,7 +209,7 @@ def _check_blobs(artifact: Artifact) -> Iterator[Finding]:
     try:
         nodes = list(artifact.model().graph.all_nodes())
     except ArtifactError as error:
-        yield Finding("error", str(error), "export the model again")
+        yield _of_sentence(error)
         return
     seen = set()
     for node in nodes:
@@ -227,13 +228,19 @@ def _check_blobs(artifact: Artifact) -> Iterator[Finding]:
 
 def _check_session(artifact: Artifact) -> Iterator[Finding]:
     try:
-        artifact.session()
+        artifact.session(sess_options=quiet_options())
     except ArtifactError as error:
         yield _explained(error)
 
 
+def _of_sentence(error: ArtifactError) -> Finding:
+    """Such a sentence ends in its own advice, behind the last semicolon."""
+    what, _, fix = str(error).removesuffix(".").rpartition("; ")
+    return Finding("error", what, fix) if what else Finding("error", fix, "export the model again")
+
+
 def _explained(error: Exception) -> Finding:
-    text = str(error)
+    text = str(error).removesuffix("; slc doctor explains it.")
     known = explain(text)
     if known is None:
         return Finding("error", text, "report this with the output of slc doctor --json")

@@ -50,7 +50,29 @@ def test_nothing_is_wrong(out: Path) -> None:
 
 
 def test_no_artifact(tmp_path: Path) -> None:
-    assert "no manifest.json" in only(doctor(tmp_path)).what
+    finding = only(doctor(tmp_path))
+    assert finding.what == f"{tmp_path} has no manifest.json"
+    assert finding.fix == "name a folder that slc export wrote"
+
+
+def test_damaged_manifest(out: Path) -> None:
+    manifest = read_manifest(out)
+    del manifest["linears"][0]["choice"]
+    write_manifest(out, manifest)
+    finding = only(doctor(out))
+    assert finding.what.endswith("manifest.json is damaged: linears[0].choice is missing")
+    assert finding.fix == "export the model again"
+
+
+def test_no_words_of_onnxruntimes_own(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model = two_layers()
+    unused = ir.tensor(np.ones(3, np.float32), name="unused")
+    f32 = ir.TensorType(ir.DataType.FLOAT)
+    model.graph.register_initializer(
+        ir.Value(name="unused", shape=unused.shape, type=f32, const_value=unused)
+    )
+    doctor(write_artifact(tmp_path / "warns", model))
+    assert capfd.readouterr().err == ""
 
 
 def test_altered_file(out: Path) -> None:

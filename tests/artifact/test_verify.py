@@ -60,6 +60,25 @@ def test_dense_reference_means_the_same(tmp_path: Path) -> None:
     assert slc.ops.DOMAIN in model.opset_imports  # the model itself is untouched
 
 
+@pytest.mark.parametrize("opset", [7, 8, 9, 18])
+@pytest.mark.parametrize(("slots", "offset"), [(False, 0), (False, 2), (True, 0)])
+def test_graphs_of_old_opsets_run(opset: int, slots: bool, offset: int) -> None:
+    model = two_layers(slots=slots)
+    model.opset_imports[""] = opset
+    if offset:
+        up = next(node for node in model.graph if node.op_type == "ConcatAdapterUp")
+        up.attributes["offset"] = ir.AttrInt64("offset", offset)
+        model.graph.initializers["B"].const_value = ir.Tensor(
+            np.ones((HIDDEN, RANK - offset), np.float16), name="B"
+        )
+        model.graph.initializers["B"].shape = ir.Shape([HIDDEN, RANK - offset])
+    x = np.random.default_rng(0).standard_normal((2, 3, K)).astype(np.float32)
+    wanted = evaluate(model, x=x)
+    with written_session(dense_reference(model)) as session:
+        got = run(session, {"x": x})["y"]
+    np.testing.assert_allclose(got, wanted, atol=float(gamma(K + HIDDEN + RANK)) * 40)
+
+
 def test_dense_reference_of_int8_adapters_gate_offset_and_live_slots() -> None:
     rng = np.random.default_rng(3)
     f32 = ir.TensorType(ir.DataType.FLOAT)
