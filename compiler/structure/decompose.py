@@ -40,6 +40,7 @@ def decompose(
     iterations: int = oats.ITERATIONS,
     jobs: int | None = None,
     read: Callable[[Linear], F32] | None = None,
+    replace: bool = False,
     progress: Progress | None = None,
 ) -> StructuredCheckpoint:
     """Makes the structured checkpoint `path` of all Linears of kind "linear".
@@ -48,7 +49,8 @@ def decompose(
 
     Args:
       source: the dense model.
-      path: NAME.slr; must not exist. A NAME.slr.partial that a killed run left is gone on with.
+      path: NAME.slr; must not exist unless `replace`. A NAME.slr.partial that a killed run left
+        is gone on with.
       method: "salr" or "oats".
       density: of S, 0 to 1.
       rank: of the adapter.
@@ -56,10 +58,11 @@ def decompose(
       iterations: of `oats`.
       jobs: matrices worked on at once; None is one per CPU. The bytes written do not depend on it.
       read: gives a Linear's weight f32 [N, K], which is then overwritten; None reads the source.
+      replace: a checkpoint at `path` gives way to the new one once that is whole.
       progress: called as progress(done, total, name of the Linear).
 
     Raises:
-      RequestError: an option is out of range, or `path` exists.
+      RequestError: an option is out of range, `path` exists or another process writes it.
       ModelError: a weight is not finite, or its statistics are missing.
     """
     _check_request(method, density, rank, iterations, statistics)
@@ -74,10 +77,10 @@ def decompose(
         from slc.compiler.frontends import weight_array
 
         read = partial(weight_array, source)
-    writer = CheckpointWriter(path, meta, source)
-    work = partial(_structure, read=read, writer=writer, statistics=statistics)
-    _run(work, linears, jobs, progress)
-    return writer.finish()
+    with CheckpointWriter(path, meta, source, replace=replace) as writer:
+        work = partial(_structure, read=read, writer=writer, statistics=statistics)
+        _run(work, linears, jobs, progress)
+        return writer.finish()
 
 
 def _run(

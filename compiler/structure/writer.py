@@ -7,12 +7,15 @@ with: after a kill, a file whose fingerprint still holds is kept.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import struct
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -41,24 +44,59 @@ _SAFETENSORS_NAMES = {"float32": "F32", "uint32": "U32", "uint64": "U64"}
 
 
 class CheckpointWriter:
-    """Makes `path` out of Decompositions that arrive in any order, from any thread."""
+    """Makes `path` out of Decompositions that arrive in any order, from any thread.
 
-    def __init__(self, path: Path, meta: CheckpointMeta, source: Source) -> None:
+    Used in a `with` block, which holds the lock on NAME.slr.partial.
+    """
+
+    def __init__(
+        self, path: Path, meta: CheckpointMeta, source: Source, *, replace: bool = False
+    ) -> None:
         """Starts, or goes on with what a killed run left.
 
+        Args:
+          path: NAME.slr.
+          meta: how the checkpoint is made, from what.
+          source: the dense model.
+          replace: a checkpoint at `path` gives way to the new one in `finish`, not before.
+
         Raises:
-          RequestError: `path` exists.
+          RequestError: `path` exists and is not to be replaced, or another process writes it.
         """
         self.path = Path(path)
         self.meta = meta
         self._source = source
-        if self.path.exists():
-            raise RequestError(f"{str(path)!r} exists already: choose another name or remove it")
+        self._replace = replace
         self._partial = self.path.with_name(self.path.name + ".partial")
-        (self._partial / LINEARS_FOLDER).mkdir(parents=True, exist_ok=True)
-        (self._partial / INDEX_FILE).unlink(missing_ok=True)
+        self._aside = self.path.with_name(self.path.name + ".replaced")
+        if not self._aside.exists():  # else it may be what belongs at `path`
+            self._check_free()
+        self._lock = _locked(self._partial, self.path)
+        try:
+            self._recover()
+            self._check_free()
+            (self._partial / LINEARS_FOLDER).mkdir(exist_ok=True)
+            (self._partial / INDEX_FILE).unlink(missing_ok=True)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self._partial.rmdir()  # only when it is empty, hence ours
+            os.close(self._lock)
+            raise
         self._places = {linear.name: i for i, linear in enumerate(source.linears)}
         self._entries: dict[str, Entry] = {}
+
+    def __enter__(self) -> CheckpointWriter:
+        """The lock is held since the writer was made."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Releases the lock; what is unfinished stays for the next run."""
+        os.close(self._lock)
 
     def fingerprint(self, linear: Linear, W: F32, statistics: Any = None) -> str:
         """Of all that decides a Linear's file: its record, weight, statistics and the settings."""
@@ -128,8 +166,41 @@ class CheckpointWriter:
         write_base(self._source, base, frozenset(self._entries))
         text = json.dumps(self._document(), indent=1, ensure_ascii=False, allow_nan=False)
         (self._partial / INDEX_FILE).write_text(text + "\n", encoding="utf-8")
-        os.replace(self._partial, self.path)
+        self._put_in_place()
         return StructuredCheckpoint(self.path)
+
+    def _check_free(self) -> None:
+        """Refuses a `path` that exists, unless it is a checkpoint that is to be replaced."""
+        if not self.path.exists():
+            return
+        if not self._replace:
+            raise RequestError(
+                f"{str(self.path)!r} exists already: choose another name or remove it"
+            )
+        if not (self.path / INDEX_FILE).is_file():
+            raise RequestError(
+                f"{str(self.path)!r} exists and is no structured checkpoint: choose another name"
+            )
+
+    def _recover(self) -> None:
+        """Ends a replacement that was killed between its two renames, or after them."""
+        if self.path.exists():
+            _remove(self._aside)
+        elif self._aside.exists():
+            self._aside.rename(self.path)
+
+    def _put_in_place(self) -> None:
+        self._check_free()  # again: it may have appeared meanwhile
+        if not self.path.exists():
+            os.replace(self._partial, self.path)
+            return
+        self.path.rename(self._aside)
+        try:
+            os.replace(self._partial, self.path)
+        except OSError:
+            self._aside.rename(self.path)
+            raise
+        _remove(self._aside)
 
     def _document(self) -> Json:
         rows = []
@@ -148,6 +219,39 @@ class CheckpointWriter:
 
     def _file_name(self, linear: Linear) -> str:
         return f"{LINEARS_FOLDER}/{self._places[linear.name]:05d}.safetensors"
+
+
+def _locked(partial: Path, path: Path) -> int:
+    """A descriptor of the folder `partial`, made if missing, with an exclusive lock on it."""
+    while True:
+        partial.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(partial, os.O_RDONLY)
+        except FileNotFoundError:  # renamed into place by another process just now
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), os.stat(partial)):
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            raise RequestError(
+                f"{str(path)!r} is being written by another process; "
+                "wait for it or choose another name"
+            ) from None
+        except FileNotFoundError:
+            pass
+        except OSError:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _remove(folder: Path) -> None:
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_safetensors(path: Path, entry: Entry, arrays: dict[str, Any], fingerprint: str) -> None:

@@ -226,6 +226,64 @@ def test_an_existing_folder_is_kept(tmp_path: Path) -> None:
     assert contents(tmp_path) == {"m.slr/mine": b"x"}
 
 
+def test_a_second_run_to_the_same_name_is_refused(tmp_path: Path) -> None:
+    source = chain(tmp_path)
+    refused: list[str] = []
+
+    def reading(linear):
+        with pytest.raises(RequestError, match="is being written by another process") as error:
+            make(tmp_path, density=0.1)
+        refused.append(str(error.value))
+        return weight(source, linear)
+
+    made = decompose(
+        source, tmp_path / "m.slr", method="salr", density=0.5, rank=6, jobs=1, read=reading
+    )
+    assert len(refused) == len(made.names)
+    assert contents(made.path) == contents(make(tmp_path, "fresh.slr").path)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_existing_checkpoint_is_replaced_when_the_new_one_is_whole(
+    tmp_path: Path, fails: bool
+) -> None:
+    source, path = chain(tmp_path), make(tmp_path, density=0.2).path
+    before = contents(path)
+
+    def reading(linear):
+        assert contents(path) == before
+        if fails:
+            raise KeyboardInterrupt
+        return weight(source, linear)
+
+    options = {"method": "salr", "density": 0.5, "rank": 6, "replace": True}
+    if fails:
+        with pytest.raises(KeyboardInterrupt):
+            decompose(source, path, read=reading, **options)
+        assert contents(path) == before
+    else:
+        decompose(source, path, read=reading, **options)
+        assert contents(path) == contents(make(tmp_path, "fresh.slr").path)
+        assert {p.name for p in tmp_path.iterdir()} == {"m.slr", "fresh.slr"}
+
+
+def test_a_replacement_killed_between_its_renames_is_undone(tmp_path: Path) -> None:
+    path = make(tmp_path).path
+    before = contents(path)
+    path.rename(tmp_path / "m.slr.replaced")
+    with pytest.raises(RequestError, match="exists already"):
+        make(tmp_path)
+    assert contents(tmp_path) == {f"m.slr/{name}": data for name, data in before.items()}
+
+
+def test_replace_takes_no_folder_of_the_user(tmp_path: Path) -> None:
+    (tmp_path / "m.slr").mkdir()
+    (tmp_path / "m.slr" / "mine").write_text("x")
+    with pytest.raises(RequestError, match="is no structured checkpoint"):
+        make(tmp_path, replace=True)
+    assert contents(tmp_path) == {"m.slr/mine": b"x"}
+
+
 def edit_index(path: Path, change: Callable[[dict], None]) -> None:
     document = json.loads((path / "slr.json").read_text())
     change(document)
