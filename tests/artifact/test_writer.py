@@ -25,6 +25,7 @@ from slc.compiler.artifact.writer import (
     write_model,
 )
 from slc.compiler.errors import ModelError, PostconditionError
+from slc.compiler.frontends import onnx_file
 
 
 def chain(*tensors: ir.TensorProtocol, inputs: int = 0) -> ir.Model:
@@ -306,3 +307,11 @@ def test_memory_stays_at_one_tensor(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     assert int(result.stdout) * 1024 < 40e6
+
+
+def test_outputs_without_a_shape_are_read_and_written(tmp_path: Path) -> None:
+    """ONNX's checker refuses them and onnxruntime runs them."""
+    model = two_layers()
+    model.graph.outputs[0].shape = None
+    write_model(model, tmp_path)
+    assert onnx_file.read(tmp_path / "model.onnx").graph.outputs[0].shape is None
