@@ -14,7 +14,13 @@ from budget.models import mlp, table_source
 
 from slc.compiler.budget.encodings import dense_choice
 from slc.compiler.budget.measure import Measurement, measure_session
-from slc.compiler.budget.memory import ARENA_SLACK, MemoryPlan, Workload, predict
+from slc.compiler.budget.memory import (
+    ARENA_SLACK,
+    RUNTIME_BYTES,
+    MemoryPlan,
+    Workload,
+    predict,
+)
 from slc.compiler.errors import ArtifactError
 from slc.targets import load
 
@@ -66,6 +72,18 @@ def test_weights_that_no_run_reads_are_counted(tmp_path: Path, ort_min: str) -> 
     measured = measure_session(save(source.graph, tmp_path), context=4)
     assert measured.touched_bytes >= 4 * 40_000 * 256
     check("table", measured, predicted)
+
+
+@pytest.mark.parametrize("type_", [ir.DataType.FLOAT, ir.DataType.INT64])
+def test_the_smallest_session_is_below_the_constant(tmp_path: Path, type_: ir.DataType) -> None:
+    x = ir.Input("x", shape=ir.Shape([1, 4]), type=ir.TensorType(type_))
+    add = ir.node("Add", [x, x])
+    add.outputs[0].name, add.outputs[0].type, add.outputs[0].shape = "y", x.type, x.shape
+    graph = ir.Graph([x], add.outputs, nodes=[add], opset_imports={"": 17}, name="add")
+    measured = measure_session(save(ir.Model(graph, ir_version=8), tmp_path), context=4)
+    print(f"one Add: {measured.peak_bytes / 1e6:.1f} MB")
+    # Numpy's random numbers alone would be 7 MB more.
+    assert measured.peak_bytes <= RUNTIME_BYTES + 2_000_000
 
 
 @pytest.mark.slow
