@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slc.compiler.errors import RequestError
+from slc.compiler.errors import ModelError, RequestError
 
 Array = npt.NDArray[Any]
 
@@ -50,6 +50,25 @@ def _text_of(line: str, number: int) -> str:
     return text
 
 
+def _numbers(file: Mapping[str, Array], name: str) -> Array:
+    """One array of an .npz, where it holds numbers or booleans."""
+    try:
+        array = file[name]
+    except ValueError as error:
+        if "pickle" not in str(error):
+            raise
+        kind = "O"
+    else:
+        kind = array.dtype.kind
+    if kind not in "biuf":
+        raise ModelError(
+            f"array {name!r} of the calibration file holds "
+            f"{'text' if kind in 'US' else 'objects'} where numbers are wanted: "
+            "save it by numpy.savez as a numeric array"
+        )
+    return array
+
+
 def read_feeds(
     path: Path, inputs: Mapping[str, tuple[int | None, np.dtype[Any]]]
 ) -> Iterator[dict[str, Array]]:
@@ -61,10 +80,11 @@ def read_feeds(
 
     Raises:
       RequestError: the file can't be read, or doesn't fit the inputs.
+      ModelError: an array holds text or objects.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+            arrays = {name: _numbers(file, name) for name in file.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise RequestError(
             f"calibration file {str(path)!r} can't be read as .npz ({error}): save it by "

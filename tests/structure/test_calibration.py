@@ -13,7 +13,7 @@ from structure.models import chain, weight
 from slc.compiler.errors import ModelError, RequestError
 from slc.compiler.structure.calibration import activation_statistics, token_feeds
 from slc.compiler.structure.instrument import instrument
-from slc.compiler.structure.texts import read_texts
+from slc.compiler.structure.texts import read_feeds, read_texts
 
 
 def expected(source, x: np.ndarray) -> dict[str, np.ndarray]:
@@ -192,3 +192,11 @@ def test_a_decoder_calibrates_and_decomposes(tiny_llama: Path, tmp_path: Path) -
     assert "genai_config.json" in restored.assets
     again = activation_statistics(restored, text)
     assert set(again) == set(means)
+
+
+@pytest.mark.parametrize("array", [np.array(["a", "b"]), np.array([1, None], dtype=object)])
+def test_arrays_of_no_numbers_are_refused(tmp_path: Path, array: np.ndarray) -> None:
+    np.savez(tmp_path / "x.npz", x=array)
+    with pytest.raises(ModelError, match="'x' of the calibration file holds") as error:
+        list(read_feeds(tmp_path / "x.npz", {"x": (None, np.dtype(np.float32))}))
+    assert "pickle" not in str(error.value)
