@@ -34,6 +34,7 @@ FIGURES = (
     "glibc_min",
 )
 
+ORT_OLDEST = "1.17"  # the oldest onnxruntime that slc supports
 _VERSION = re.compile(r"\d+(\.\d+){1,2}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
@@ -85,7 +86,7 @@ class Target:
     isa: tuple[str, ...] = ()
     provider: Provider = "cpu"
     sm: int | None = None
-    ort_min: str = "1.17"
+    ort_min: str = ORT_OLDEST
     ort_max: str | None = None
     genai_min: str | None = None
     glibc_min: str = "2.28"
@@ -145,6 +146,10 @@ class Target:
             value = getattr(self, field)
             if value is not None and not (isinstance(value, str) and _VERSION.fullmatch(value)):
                 raise self._error(field, f'must be a version such as "1.23.2", got {value!r}')
+        if version_tuple(self.ort_min) < version_tuple(ORT_OLDEST):
+            raise self._error(
+                "ort_min", f"{self.ort_min} is too old; slc wants {ORT_OLDEST} or newer"
+            )
         if self.ort_max is not None and version_tuple(self.ort_max) < version_tuple(self.ort_min):
             raise self._error("ort_max", f"{self.ort_max} is older than ort_min {self.ort_min}")
 

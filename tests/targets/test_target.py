@@ -95,6 +95,7 @@ def test_derived_properties() -> None:
         ("provider", "rocm"),
         ("sm", 8.7),
         ("ort_min", "new"),
+        ("ort_min", "1.16.3"),
         ("ort_max", "1.16"),
         ("glibc_min", 2.28),
         ("name", "a b"),
