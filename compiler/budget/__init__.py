@@ -131,7 +131,24 @@ class _Stage:
                 "neither --mem nor both of --density and --rank were given: what is missing is "
                 f"density {DEFAULT_DENSITY}, rank {DEFAULT_RANK}"
             )
-        return tuple(notes)
+        return (*notes, *self._beyond_the_checkpoint())
+
+    def _beyond_the_checkpoint(self) -> list[str]:
+        """A density or rank by hand that an .slr does not hold."""
+        options, checkpoint = self._options, self._source.checkpoint
+        if checkpoint is None or not checkpoint.names or options.values == "dense":
+            return []
+        entries = [checkpoint.entry(name) for name in checkpoint.names]
+        notes = []
+        density = max(entry.nnz / entry.linear.numel for entry in entries)
+        wanted = options.density or 0.0
+        if any(entry.nnz < int(wanted * entry.linear.numel) for entry in entries):
+            notes.append(f"asked for density {wanted:g}, the checkpoint holds {density:.4g}")
+        ranks = [min(options.rank or 0, entry.N, entry.K) for entry in entries]
+        if any(rank > entry.rank for rank, entry in zip(ranks, entries, strict=True)):
+            most = max(entry.rank for entry in entries)
+            notes.append(f"asked for rank {options.rank}, the checkpoint holds {most}")
+        return notes
 
     def by_hand(self) -> list[Choice]:
         """The density and the rank that were given, or their defaults."""

@@ -17,6 +17,7 @@ DEFAULT_DENSITY = 0.5
 DEFAULT_RANK = 32
 CONTEXT_MAX_DEFAULT = 2048  # a longer one has to be asked for: its cache may outweigh the model
 CONTEXT_UNSTATED = 512  # for graphs that state no limit
+GROUP_MAX = 1 << 20  # columns; no matrix is wider
 VALUES = ("auto", "f16", "i8", "dense")
 
 
@@ -31,7 +32,7 @@ class BudgetOptions:
       mem_bytes: what the session may add to its process; None: what the device can spare.
       context: tokens per sequence, prompt and answer; None: the model's, at most 2048.
       batch: sequences at a time.
-      group: columns that share a scale of i8 values, a multiple of 64.
+      group: columns that share a scale of i8 values, a multiple of 64, at most 2^20.
       extra_adapter_ranks: rank that static task adapters add, by Linear name.
       head: "bitmap" (i8 at density 1) or "int8" (onnxruntime's MatMulNBits) for lm_head.
     """
@@ -62,8 +63,8 @@ def check_options(options: BudgetOptions) -> None:
         raise RequestError(f"--values: got {options.values!r}, wanted one of {', '.join(VALUES)}")
     if options.batch < 1:
         raise RequestError(f"--batch: got {options.batch}, wanted at least 1")
-    if options.group < 64 or options.group % 64 or options.group >= 1 << 32:
-        raise RequestError(f"--group: got {options.group}, wanted a multiple of 64")
+    if options.group < 64 or options.group % 64 or options.group > GROUP_MAX:
+        raise RequestError(f"--group: got {options.group}, wanted a multiple of 64 of at most 2^20")
     if options.context is not None and options.context < 1:
         raise RequestError(f"--context: got {options.context}, wanted at least 1")
     if options.mem_bytes is not None and options.mem_bytes < 1:

@@ -12,6 +12,7 @@ from slc.compiler.budget.memory import RUNTIME_BYTES
 from slc.compiler.budget.sizes import parse_size
 from slc.compiler.errors import BudgetError, RequestError
 from slc.compiler.frontends.source import Source
+from slc.compiler.structure.decompose import decompose
 from slc.targets import load
 
 TARGET = load("x86-64-avx2")
@@ -98,6 +99,7 @@ def test_by_hand_is_held_against_mem_and_the_device(source: Source) -> None:
         ("batch", 0, "--batch"),
         ("group", 32, "--group"),
         ("group", 100, "--group"),
+        ("group", (1 << 20) + 64, "--group"),
         ("context", 0, "--context"),
         ("mem_bytes", 0, "--mem"),
         ("head", "f16", "head"),
@@ -107,6 +109,17 @@ def test_a_wrong_option_is_named(source: Source, field: str, value: object, opti
     options = dataclasses.replace(BudgetOptions(), **{field: value})  # type: ignore[arg-type]
     with pytest.raises(RequestError, match=f"^{option}: got .*, wanted"):
         plan(source, TARGET, options)
+
+
+def test_more_than_the_checkpoint_holds_is_said(tmp_path: Path) -> None:
+    source = mlp((64, 128, 64))
+    made = decompose(source, tmp_path / "m.slr", method="salr", density=0.5, rank=4)
+    held = dataclasses.replace(source, checkpoint=made)
+    notes = plan(held, TARGET, BudgetOptions(density=1.0, rank=8, context=8)).notes
+    assert "asked for density 1, the checkpoint holds 0.5" in notes
+    assert "asked for rank 8, the checkpoint holds 4" in notes
+    notes = plan(held, TARGET, BudgetOptions(density=0.5, rank=4, context=8)).notes
+    assert not any("asked for" in note for note in notes)
 
 
 def test_context_is_at_most_the_models(tmp_path: Path, source: Source) -> None:
