@@ -176,10 +176,7 @@ def _choose(source: Source, target: Target, request: Request, adapters: list[Pef
 
     reason = runtime_versions.refusal(source.graph, _ort_min(target))
     if reason:
-        raise RequestError(
-            f"{source.path.name} can't run on {target.name}: {reason}; export the model at an "
-            "older opset or choose a device with a newer onnxruntime"
-        )
+        raise RequestError(f"{source.path.name} can't run on {target.name}: {reason}")
     mem = parse_size(request.mem) if isinstance(request.mem, str) else request.mem
     options = BudgetOptions(
         density=request.density,

@@ -28,6 +28,8 @@ _LIMITS = {
     (1, 23): (23, 11),
 }
 
+_OPSET_MIN = 7  # onnxruntime's own promise; Gemm and Add broadcast by attributes before
+
 
 class RuntimeVersions(ir.passes.InPlacePass):
     """The rules above.
@@ -62,7 +64,7 @@ def limits(ort_min: tuple[int, int]) -> tuple[int, int]:
 
 
 def refusal(model: ir.Model, ort_min: tuple[int, int]) -> str | None:
-    """Why onnxruntime `ort_min` can't run the graph, or None.
+    """Why onnxruntime `ort_min` can't run the graph and what to do, or None.
 
     A newer IR version alone is no reason: it can be lowered when no type of it is used.
     """
@@ -70,5 +72,13 @@ def refusal(model: ir.Model, ort_min: tuple[int, int]) -> str | None:
     newest, _ = limits(ort_min)
     if opset > newest:
         release = f"{ort_min[0]}.{ort_min[1]}"
-        return f"the graph uses opset {opset}, onnxruntime {release} reads up to {newest}"
+        return (
+            f"the graph uses opset {opset}, onnxruntime {release} reads up to {newest}; export the "
+            "model at an older opset or choose a device with a newer onnxruntime"
+        )
+    if opset < _OPSET_MIN:
+        return (
+            f"the graph uses opset {opset}, onnxruntime promises {_OPSET_MIN} and newer; convert it "
+            "with onnx.version_converter"
+        )
     return None
