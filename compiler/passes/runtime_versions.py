@@ -78,7 +78,7 @@ def refusal(model: ir.Model, ort_min: tuple[int, int]) -> str | None:
         )
     if opset < _OPSET_MIN:
         return (
-            f"the graph uses opset {opset}, onnxruntime promises {_OPSET_MIN} and newer; convert it "
-            "with onnx.version_converter"
+            f"the graph uses opset {opset}, onnxruntime promises {_OPSET_MIN} and newer; convert "
+            "it with onnx.version_converter"
         )
     return None
