@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slc.compiler.errors import ModelError
+from slc.compiler.extras import require
 from slc.compiler.frontends import decoder, encoder, huggingface, onnx_file, structured
 from slc.compiler.frontends.assemble import assemble
 from slc.compiler.frontends.source import Source
@@ -70,6 +71,9 @@ def _load_huggingface(
     if is_decoder:
         decoder.check_target(target)
         decoder.check_config(config, folder)
+        require("a decoder's Hugging Face folder", "torch", "transformers", "onnxruntime_genai")
+    else:
+        require("an encoder's Hugging Face folder", "torch", "transformers", "onnxscript")
     report(0, 3, "checking weights")
     parameters = huggingface.check_weights(folder)
     assets = huggingface.assets(folder)

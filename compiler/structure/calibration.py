@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slc.compiler.errors import ModelError, RequestError
+from slc.compiler.extras import require
 from slc.compiler.frontends.source import Source
 from slc.compiler.progress import Progress
 from slc.compiler.structure.instrument import Probe, instrument
@@ -155,6 +156,7 @@ def _tokenizer(source: Source, path: Path) -> Callable[[str], list[int]]:
             f"calibration by text ({path.name!r}) wants a model with a tokenizer and "
             f"{source.path.name!r} has none: give an .npz with an array per input"
         )
+    require("calibration text", "transformers")
     from transformers import AutoTokenizer
 
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -142,3 +143,12 @@ def test_a_model_of_two_towers_is_no_encoder(tmp_path: Path) -> None:
     )
     transformers.CLIPModel(config).save_pretrained(tmp_path / "clip")
     check(tmp_path / "clip", r"CLIPModel in .* does not run on \['input_ids', 'attention_mask'\]")
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, minilm: Path) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "torch" else found(name)
+    )
+    with pytest.raises(RequestError, match=r"needs torch: .*slc-compiler\[export\]"):
+        load(minilm, workdir=minilm)
