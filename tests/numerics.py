@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from slc.ops.bitmap_sparse_gemm import quantize_activations
+
 Array = npt.NDArray[Any]
 Float64s = npt.NDArray[np.float64]
 
@@ -38,6 +40,28 @@ def matmul_bound(X: Array, W: Array, added: Array | None = None, lanes: int = LA
     if added is not None:
         magnitude = magnitude + np.abs(added.astype(np.float64))
     return gamma(-(-X.shape[-1] // lanes) + EXTRA_TERMS) * magnitude
+
+
+def level4_bound(X: Array, W: Array, added: Array | None = None) -> Float64s:
+    """Bound at accuracy_level 4 for every element of its exact result: [..., N].
+
+    What the kernel rounds once the activations are int8: integer sums are exact, so a value passes
+    through one addition for each block of 64 columns, and the extra operations. Partial sums of a
+    block may be scaled one by one, so magnitudes are those of single products.
+
+    Args:
+        X: float32 or float16 [..., K], not yet rounded to int8.
+        W: the decoded blob [N, K].
+        added: the bias.
+    """
+    rows = X.reshape(-1, X.shape[-1]).astype(np.float32)
+    q, step = quantize_activations(rows)
+    rounded = q.astype(np.float64) * np.repeat(step, 64, axis=1)
+    magnitude = np.abs(rounded[:, : W.shape[1]]) @ np.abs(W.astype(np.float64)).T
+    if added is not None:
+        magnitude += np.abs(added.astype(np.float64))
+    bound: Float64s = gamma(step.shape[1] + EXTRA_TERMS) * magnitude
+    return bound.reshape(*X.shape[:-1], W.shape[0])
 
 
 def with_f16_output(bound: Float64s, exact: Array) -> Float64s:

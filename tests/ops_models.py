@@ -18,6 +18,15 @@ ELEMENT_TYPES = {
     "float16": TensorProto.FLOAT16,
     "int8": TensorProto.INT8,
 }
+# Every kind of blob, as arguments of bitmap.encode.
+BLOB_KINDS = [
+    {"value_type": "f16"},
+    {"value_type": "i8"},
+    {"value_type": "i4", "layout": "rows"},
+    {"value_type": "i4", "layout": "planes"},
+    {"value_type": "f16", "encoding": "delta"},
+    {"value_type": "i8", "encoding": "delta"},
+]
 
 
 def sparse(n: int, k: int, density: float, seed: int = 0, spread: float = 1.0) -> Array:

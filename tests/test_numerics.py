@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from numerics import UNIT_F16, assert_within, gamma, matmul_bound, with_f16_output
+from numerics import (
+    UNIT_F16,
+    assert_within,
+    gamma,
+    level4_bound,
+    matmul_bound,
+    with_f16_output,
+)
+from ops_models import sparse
+
+from slc.ops import bitmap
+from slc.ops.bitmap_sparse_gemm import bitmap_sparse_gemm, quantize_activations
 
 
 def product(k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -51,6 +62,56 @@ def test_float16_output_may_round_once_but_not_twice() -> None:
     assert_within(exact.astype(np.float16), exact, bound)
     with pytest.raises(AssertionError):
         assert_within(exact * (1 + 3 * UNIT_F16), exact, bound)
+
+
+def level4(k: int, spread: float = 1.0) -> tuple[np.ndarray, ...]:
+    """(X, W, bias, the exact result, terms [m, n, blocks] of float32 that add up to it)."""
+    rng = np.random.default_rng(k)
+    X = rng.standard_normal((3, k)).astype(np.float32) * np.float32(spread)
+    bias = rng.standard_normal(5).astype(np.float32)
+    blob = bitmap.encode(sparse(5, k, 0.5), "i4")
+    codes, scales = bitmap.decode_integers(blob)
+    q, step = quantize_activations(X)
+    exact, terms = np.tile(bias.astype(np.float64), (3, 1)), []
+    for block in range(step.shape[1]):
+        columns = slice(64 * block, 64 * block + 64)
+        part = codes[:, columns].astype(np.int64)
+        sums = q[:, columns][:, : part.shape[1]].astype(np.int64) @ part.T
+        scale = step[:, block, None] * scales[:, block].astype(np.float32)
+        terms.append(sums.astype(np.float32) * scale)
+        exact += sums * step[:, block, None].astype(np.float64) * scales[:, block]
+    reference = bitmap_sparse_gemm(X, blob, bias, N=5, K=k, accuracy_level=4)
+    np.testing.assert_allclose(reference, exact, rtol=1e-6, atol=1e-6 * spread)
+    return X, bitmap.decode(blob), bias, exact, np.stack(terms, axis=2)
+
+
+@pytest.mark.parametrize("k", [1, 64, 200, 4096])
+def test_level4_sums_block_by_block_pass(k: int) -> None:
+    X, W, bias, exact, terms = level4(k)
+    actual = np.tile(bias, (3, 1))
+    for block in range(terms.shape[2]):
+        actual += terms[:, :, block]
+    assert_within(actual, exact, level4_bound(X, W, bias))
+
+
+@pytest.mark.parametrize("k", [64, 200, 4096])
+def test_level4_with_one_lost_product_fails(k: int) -> None:
+    X, W, bias, exact, _ = level4(k)
+    q, step = quantize_activations(X)
+    row, column = 2, int(np.argmax(np.abs(W[2])))
+    lost = float(q[1, column]) * float(step[1, column // 64]) * float(W[row, column])
+    assert abs(lost) > 0.01
+    wrong = exact.copy()
+    wrong[1, row] -= lost
+    with pytest.raises(AssertionError, match=r"worst at \(1, 2\)"):
+        assert_within(wrong, exact, level4_bound(X, W, bias))
+
+
+def test_level4_is_not_the_float_result() -> None:
+    """Nor may a kernel pass that skips the rounding to int8, or rounds to other integers."""
+    X, W, bias, exact, _ = level4(200)
+    with pytest.raises(AssertionError):
+        assert_within(X.astype(np.float64) @ W.T + bias, exact, level4_bound(X, W, bias))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -1,0 +1,141 @@
+"""The values section of a packed blob: rounding to f16, i8 or i4 codes, chunk by chunk."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import codebook
+from .blob_header import EXPONENT_MAX, EXPONENT_MIN
+from .blob_kinds import LEVELS, Blob, Kind
+from .code_runs import pack_runs
+from .positions import chunks, popcount, unpack_masks
+
+__all__ = ["Matrix", "f16_values", "fitted_codebook", "i4_runs", "i8_values", "times_power_of_two"]
+
+Floats = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
+Rows = slice | npt.NDArray[np.int64]
+
+_CODEBOOK_SAMPLE_ELEMS = 1 << 21
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A matrix to pack: S float32 [N, K], and which values are stored when S != 0 does not say."""
+
+    S: Floats
+    mask: Bools | None
+
+    @property
+    def chunks(self) -> Iterator[slice]:
+        """Rows at a time."""
+        return chunks(*self.S.shape)
+
+    def stored(self, rows: slice) -> Bools:
+        """Which values of these rows are stored."""
+        return self.S[rows] != 0 if self.mask is None else self.mask[rows]
+
+    def values(self, rows: Rows) -> Floats:
+        """These rows, 0 where nothing is stored."""
+        if self.mask is None:
+            return self.S[rows]
+        return np.where(self.mask[rows], self.S[rows], np.float32(0))
+
+    def exponent(self, kind: Kind) -> int:
+        """The exponent that brings the largest f16 number of the blob into [2^14, 2^15)."""
+        largest = 0.0
+        for rows in self.chunks:
+            values = self.values(rows)
+            largest = max(largest, float(values.max()), -float(values.min()))
+        if largest == 0:
+            return 0
+        if largest >= 2.0**127:  # rounding could take it past float32
+            raise ValueError(f"S: got a magnitude of {largest}, wanted less than 2^127")
+        kept = largest / LEVELS.get(kind.value_type, 1)
+        return min(max(math.frexp(kept)[1] - 15, EXPONENT_MIN), EXPONENT_MAX)
+
+
+def times_power_of_two(values: Floats, power: int) -> Floats:
+    """Values * 2^power in place, where 2^power itself may overflow float32."""
+    while power:
+        step = max(min(power, 126), -126)
+        values *= np.float32(2.0**step)
+        power -= step
+    return values
+
+
+def _kept(dense: npt.NDArray[Any], masks: Blob) -> Any:
+    """The values of whole rows at the positions of their masks, in order."""
+    return np.compress(unpack_masks(masks, dense.shape[1]).reshape(-1), dense.reshape(-1))
+
+
+def f16_values(matrix: Matrix, masks: Blob, exponent: int) -> Iterator[Floats]:
+    """The values, ready for rounding to f16."""
+    for rows in matrix.chunks:
+        yield times_power_of_two(_kept(matrix.values(rows), masks[rows]), -exponent)
+
+
+def _in_steps(values: Floats, exponent: int, kind: Kind, steps: int) -> tuple[Any, Floats]:
+    """(f16 scales [rows, groups], values [rows, groups * group] in 1 / steps of their scale)."""
+    count, k = values.shape
+    groups = -(-k // kind.group)
+    lift = -exponent if exponent < -60 else 0  # else 1 / scale would overflow
+    padded = np.zeros((count, groups * kind.group), np.float32)
+    padded[:, :k] = values
+    times_power_of_two(padded, lift)
+    by_group = padded.reshape(count, groups, kind.group)
+    peak = np.maximum(by_group.max(axis=2), -by_group.min(axis=2))
+    peak /= np.float32(LEVELS[kind.value_type])
+    scales = times_power_of_two(peak, -exponent - lift).astype("<f2")
+    # The scale as the reader will see it; 0 stands for a group whose values all round to 0.
+    scale = scales.astype(np.float64) * 2.0 ** (exponent + lift)
+    inverse = np.divide(steps, scale, out=np.zeros_like(scale), where=scale > 0)
+    by_group *= inverse.astype(np.float32)[:, :, None]
+    return scales, padded
+
+
+def i8_values(
+    matrix: Matrix, masks: Blob, exponent: int, kind: Kind, scales: Any
+) -> Iterator[npt.NDArray[np.int8]]:
+    """The values; fills in the scales."""
+    k, levels = matrix.S.shape[1], LEVELS["i8"]
+    for rows in matrix.chunks:
+        scales[rows], values = _in_steps(matrix.values(rows), exponent, kind, 1)
+        np.rint(values, out=values)
+        np.maximum(np.minimum(values, levels, out=values), -levels, out=values)
+        yield _kept(values[:, :k].astype(np.int8), masks[rows])
+
+
+def fitted_codebook(matrix: Matrix, masks: Blob, exponent: int, kind: Kind) -> npt.NDArray[np.int8]:
+    """The codebook for the stored values, from rows spread evenly over those that have any."""
+    k = matrix.S.shape[1]
+    rows = np.flatnonzero(masks.any(axis=1))
+    # Odd: weights that belong to heads or experts repeat with an even number of rows.
+    rows = rows[:: rows.size * k // _CODEBOOK_SAMPLE_ELEMS | 1]
+    counts = np.zeros(codebook.HISTOGRAM_BINS)
+    for part in chunks(rows.size, k) if rows.size else ():
+        sample = rows[part]
+        scales, values = _in_steps(matrix.values(sample), exponent, kind, 1)
+        weights = np.repeat(scales.astype(np.float32) ** 2, kind.group, axis=1)
+        kept = [_kept(dense[:, :k], masks[sample]) for dense in (values, weights)]
+        counts += codebook.histogram(*kept)
+    return codebook.fit(counts, zero_first=kind.layout == "planes")
+
+
+def i4_runs(
+    matrix: Matrix, masks: Blob, exponent: int, kind: Kind, scales: Any, table: Blob
+) -> Iterator[Blob]:
+    """The runs of codes by ``codebook.code_table``; fills in the scales."""
+    k, top = matrix.S.shape[1], table.size - 1
+    for rows in matrix.chunks:
+        scales[rows], values = _in_steps(matrix.values(rows), exponent, kind, codebook.CELLS_A_UNIT)
+        values += codebook.CELL_OF_ZERO
+        np.maximum(np.minimum(values, top, out=values), 0, out=values)
+        codes = table[_kept(values[:, :k].astype(np.uint8), masks[rows])]
+        yield pack_runs(codes, popcount(masks[rows]).reshape(-1), kind.layout)

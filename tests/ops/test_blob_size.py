@@ -1,0 +1,83 @@
+"""Sizes that are known before a blob is made."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ops_models import BLOB_KINDS, sparse
+
+from slc.ops import bitmap
+
+
+def checked_size(stored: np.ndarray, group: int, kind: dict[str, str]) -> tuple[int, int]:
+    """(blob_bytes, encoded_bytes), the first of which is exact and the second no less."""
+    n, k = stored.shape
+    exact = bitmap.blob_bytes(stored, group=group, **kind)
+    bound = bitmap.encoded_bytes(n, k, int(stored.sum()), group=group, **kind)
+    assert exact <= bound
+    if kind["value_type"] != "i4" and "encoding" not in kind:
+        assert exact == bound
+    return exact, bound
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    n=st.integers(1, 80),
+    k=st.one_of(st.integers(1, 257), st.integers(258, 1500)),
+    density=st.sampled_from([0, 0.001, 0.01, 0.05, 0.5, 0.98, 1]),
+    kind=st.sampled_from(BLOB_KINDS),
+    group=st.sampled_from([64, 128, 320]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_sizes_of_random_masks(n, k, density, kind, group, seed) -> None:
+    S = sparse(n, k, density, seed)
+    exact, _ = checked_size(S != 0, group, kind)
+    assert exact == bitmap.encode(S, group=group, **kind).size
+    mask = np.random.default_rng(seed).random(S.shape) < density
+    assert bitmap.encode(S, group=group, mask=mask, **kind).size == (
+        bitmap.blob_bytes(mask, group=group, **kind)
+    )
+
+
+@pytest.mark.parametrize("per_word", [1, 3, 7, 9, 63, 64])
+def test_the_bounds_of_i4_are_reached(per_word: int) -> None:
+    """One code over a whole byte in every word is the worst case, a full word the other limit."""
+    stored = np.tile(np.arange(64) < per_word, (64, 3))
+    if per_word % 2 or per_word == 64:
+        assert len(set(checked_size(stored, 64, BLOB_KINDS[2]))) == 1
+    if per_word % 8 == 1 or per_word == 64:
+        assert len(set(checked_size(stored, 64, BLOB_KINDS[3]))) == 1
+
+
+@pytest.mark.parametrize("value_type", ["f16", "i8"])
+@pytest.mark.parametrize("k", [1, 256, 257, 511, 512, 4096])
+def test_the_bound_of_delta_is_reached(value_type: str, k: int) -> None:
+    """One value at the end of each row needs as many fillers as a row can have."""
+    stored = np.zeros((100, k), bool)
+    stored[:, -1] = True
+    kind = {"value_type": value_type, "encoding": "delta"}
+    assert len(set(checked_size(stored, 64, kind))) == 1
+    assert len(set(checked_size(np.zeros_like(stored), 64, kind))) == 1
+    assert len(set(checked_size(np.ones_like(stored), 64, kind))) == 1
+
+
+@pytest.mark.parametrize("value_type", ["f16", "i8"])
+def test_delta_is_smaller_below_the_density_that_the_module_names(value_type: str) -> None:
+    for density in (bitmap.DELTA_BELOW - 0.02, bitmap.DELTA_BELOW + 0.02):
+        stored = np.random.default_rng(0).random((512, 2048)) < density
+        delta = bitmap.blob_bytes(stored, value_type, 2048, encoding="delta")
+        smaller = delta < bitmap.blob_bytes(stored, value_type, 2048)
+        assert smaller == (density < bitmap.DELTA_BELOW)
+
+
+def test_impossible_counts_and_kinds_are_refused() -> None:
+    with pytest.raises(ValueError, match="nnz 7"):
+        bitmap.encoded_bytes(2, 3, 7)
+    with pytest.raises(ValueError, match="got 'i4' with encoding 'delta'"):
+        bitmap.encoded_bytes(2, 3, 6, "i4", encoding="delta")
+    with pytest.raises(ValueError, match="got 'i4' with encoding 'delta'"):
+        bitmap.blob_bytes(np.ones((2, 3), bool), "i4", encoding="delta")
+    with pytest.raises(ValueError, match=r"got float32 \[2, 3\], wanted bool"):
+        bitmap.blob_bytes(np.ones((2, 3), np.float32))
