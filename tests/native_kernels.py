@@ -48,6 +48,9 @@ class NativeKernels:
         lib.slc_open_blob.restype = void
         lib.slc_open_blob.argtypes = lib.slc_check_blob.argtypes = [void, ctypes.c_uint64]
         lib.slc_close_blob.argtypes = [void]
+        lib.slc_pack_activations.restype = void
+        lib.slc_pack_activations.argtypes = [name, void, void, i64]
+        lib.slc_free_activations.argtypes = [void]
         lib.slc_run_sparse.argtypes = [name, void, void, i64, i64, i64, void, void]
         lib.slc_run_dense.argtypes = [name, void, i64, i64, void, i64, void]
         lib.slc_half_to_float.argtypes = [ctypes.c_uint16]
@@ -76,9 +79,20 @@ class NativeKernels:
         view = self.open(blob)
         n = int(blob[8:16].view(np.uint64)[0])
         Y = np.full((X.shape[0], n), np.nan, np.float32)
-        self.sparse_into(name, view, pad_columns(X), bias, Y)
+        packed = self.pack(name, view, X)
+        self.sparse_into(name, view, packed, bias, Y)
+        self.free(packed)
         self.close(view)
         return Y
+
+    def pack(self, name: str, view: int, X: Floats) -> int:
+        """X: [m, K] in the order that a sparse kernel wants. The array must outlive the handle."""
+        packed = self._lib.slc_pack_activations(name.encode(), view, pointer(X), X.shape[0])
+        assert packed, name
+        return int(packed)
+
+    def free(self, packed: int) -> None:
+        self._lib.slc_free_activations(packed)
 
     def open(self, blob: Array) -> int:
         """Check a blob once, for sparse_into. The array must outlive the handle."""
@@ -89,13 +103,13 @@ class NativeKernels:
     def close(self, view: int) -> None:
         self._lib.slc_close_blob(view)
 
-    def sparse_into(self, name: str, view: int, X: Floats, bias: Floats | None, Y: Floats) -> None:
-        """One kernel on X: [m, 64 * words], zero beyond K; fills Y: [m, N]."""
+    def sparse_into(
+        self, name: str, view: int, packed: int, bias: Floats | None, Y: Floats
+    ) -> None:
+        """One kernel on packed activations; fills Y: [m, N]."""
         m, n = Y.shape
         assert (
-            self._lib.slc_run_sparse(
-                name.encode(), view, pointer(X), m, 0, n, pointer(bias), pointer(Y)
-            )
+            self._lib.slc_run_sparse(name.encode(), view, packed, m, 0, n, pointer(bias), pointer(Y))
             == 0
         ), name
 
@@ -110,9 +124,3 @@ class NativeKernels:
         ), name
         return Y
 
-
-def pad_columns(X: Floats) -> Floats:
-    """X with zero columns up to a multiple of 64."""
-    padded = np.zeros((X.shape[0], -(-X.shape[1] // 64) * 64), np.float32)
-    padded[:, : X.shape[1]] = X
-    return padded

@@ -111,10 +111,6 @@ Parallel ParallelOf(SessionThreads* threads) {
   return {run, threads};
 }
 
-Scratch::Scratch(int64_t elements)
-    : data_(static_cast<float*>(::operator new[](static_cast<size_t>(elements) * sizeof(float) + 64,
-                                                 std::align_val_t{64}))) {}
-
 void HalvesToFloats(const void* halves, int64_t count, float* out) {
   const auto* in = static_cast<const uint16_t*>(halves);
   for (int64_t i = 0; i < count; ++i) out[i] = HalfToFloat(in[i]);

@@ -5,7 +5,6 @@
 
 #include <cstdint>
 #include <exception>
-#include <memory>
 #include <new>
 #include <stdexcept>
 #include <string>
@@ -13,6 +12,7 @@
 
 #include "ort_abi.h"
 #include "parallel.h"
+#include "scratch.h"
 
 namespace slc {
 
@@ -76,19 +76,6 @@ struct SessionThreads {
   const OrtKernelContext* context;
 };
 Parallel ParallelOf(SessionThreads* threads);
-
-// float32 scratch, 64-byte aligned, not initialised.
-class Scratch {
- public:
-  explicit Scratch(int64_t elements);
-  float* data() const { return data_.get(); }
-
- private:
-  struct Free {
-    void operator()(float* p) const { ::operator delete[](p, std::align_val_t{64}); }
-  };
-  std::unique_ptr<float[], Free> data_;
-};
 
 void HalvesToFloats(const void* halves, int64_t count, float* out);
 void FloatsToHalves(const float* floats, int64_t count, void* out);

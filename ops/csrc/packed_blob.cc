@@ -24,7 +24,7 @@ uint64_t LoadU64(const uint8_t* p) {
 uint64_t DivideUp(uint64_t a, uint64_t b) { return a / b + (a % b != 0); }
 
 // Running sum of section sizes; false once anything exceeds 63 bits.
-class Layout {
+class SectionSizes {
  public:
   // Starts a section at the next multiple of 64 and returns its offset.
   uint64_t Section(uint64_t count, uint64_t other, uint64_t element_bytes) {
@@ -54,20 +54,28 @@ bool CheckCodes(const PackedHeader& h, std::string* error) {
   if (std::memcmp(h.magic, "SLCB", 4) != 0) {
     return fail("packed blob: wrong magic: wanted the bytes SLCB");
   }
+  const bool delta = h.encoding == 2, f16 = h.value_type == 1, i4 = h.value_type == 3;
   if (h.version != 1) return fail(GotWanted("version", h.version, 1));
-  if (h.encoding != 1) return fail(GotWanted("encoding", h.encoding, "1 (bitmap)"));
-  if (h.value_type != 1 && h.value_type != 2) {
-    return fail(GotWanted("value_type", h.value_type, "1 (f16) or 2 (i8)"));
+  if (h.encoding != 1 && !delta) {
+    return fail(GotWanted("encoding", h.encoding, "1 (bitmap) or 2 (delta)"));
   }
-  if (h.layout != 0) return fail(GotWanted("layout", h.layout, "0 (row-major)"));
+  if (h.value_type < 1 || h.value_type > (delta ? 2 : 3)) {
+    return fail(GotWanted("value_type", h.value_type,
+                          delta ? "1 (f16) or 2 (i8)" : "1 (f16), 2 (i8) or 3 (i4)"));
+  }
+  if (h.layout > (i4 ? 1 : 0)) {
+    return fail(GotWanted("layout", h.layout, i4 ? "0 (rows) or 1 (planes)" : "0 (rows)"));
+  }
   if (h.reserved != 0) return fail(GotWanted("reserved", h.reserved, uint64_t{0}));
   if (h.n < 1) return fail(GotWanted("N", h.n, "1 or more"));
   if (h.k < 1) return fail(GotWanted("K", h.k, "1 or more"));
   if (h.tile_rows < 1) return fail(GotWanted("tile_rows", h.tile_rows, "1 or more"));
-  if (h.value_type == 1 && h.group != 0) return fail(GotWanted("group", h.group, "0 for f16"));
-  if (h.value_type == 2 && (h.group == 0 || h.group % 64 != 0)) {
-    return fail(GotWanted("group", h.group, "a multiple of 64 for i8"));
+  if (delta && h.tile_rows != 1) return fail(GotWanted("tile_rows", h.tile_rows, "1 for delta"));
+  if (f16 && h.group != 0) return fail(GotWanted("group", h.group, "0 for f16"));
+  if (!f16 && (h.group == 0 || h.group % 64 != 0)) {
+    return fail(GotWanted("group", h.group, "a multiple of 64 for i8 and i4"));
   }
+  if (!f16 && delta && h.group < h.k) return fail(GotWanted("group", h.group, "K or more for delta"));
   if (h.exponent < -149 || h.exponent > 127) {
     *error = "packed blob: exponent: got " + std::to_string(h.exponent) + ", wanted -149 ... 127";
     return false;
@@ -75,25 +83,35 @@ bool CheckCodes(const PackedHeader& h, std::string* error) {
   return true;
 }
 
-// Derives every size from N, K, nnz and group, and compares with what the header says.
+// Derives every size from the header and the last entry of starts, and compares.
 bool CheckSizes(const PackedHeader& h, const uint8_t* base, size_t bytes, PackedView* view,
                 std::string* error) {
-  Layout layout;
+  SectionSizes layout;
+  const bool delta = h.encoding == 2, i4 = h.value_type == 3;
   const uint64_t words = DivideUp(h.k, 64);
   const uint64_t groups = h.group == 0 ? 0 : DivideUp(h.k, h.group);
-  const uint64_t starts = layout.Section(DivideUp(h.n, h.tile_rows) + 1, 1, 8);
-  const uint64_t masks = layout.Section(h.n, words, 8);
+  const uint64_t tiles = DivideUp(h.n, h.tile_rows);
+  const uint64_t starts = layout.Section(tiles + 1, 1, 8);
+  const uint64_t where = delta ? layout.Section(h.nnz, 1, 1) : layout.Section(h.n, words, 8);
   const uint64_t scales = layout.Section(h.n, groups, 2);
-  const uint64_t values = layout.Section(h.nnz, 1, h.value_type == 1 ? 2 : 1);
+  const uint64_t codebook = layout.Section(i4 ? kCodebookBytes : 0, 1, 1);
+  const uint64_t values = layout.Section(0, 1, 1);
+  if (layout.ok() && h.values_offset != values) {
+    return *error = GotWanted("values_offset", h.values_offset, values), false;
+  }
+  if (layout.ok() && bytes < values + 64) {
+    return *error = GotWanted("length", bytes, "at least " + std::to_string(values + 64)), false;
+  }
+  const uint64_t count = i4 && layout.ok() ? LoadU64(base + starts + 8 * tiles) : h.nnz;
+  layout.Section(count, 1, h.value_type == 1 ? 2 : 1);
+  SectionSizes decoded;  // no section of a delta blob grows with K, but indices do
+  decoded.Section(h.n, h.k, 1);
   layout.Align();
   const uint64_t total = layout.end() + 64;
-  if (!layout.ok()) {
+  if (!layout.ok() || !decoded.ok()) {
     *error = "packed blob: N " + std::to_string(h.n) + ", K " + std::to_string(h.k) + ", nnz " +
              std::to_string(h.nnz) + " make sizes beyond 62 bits";
     return false;
-  }
-  if (h.values_offset != values) {
-    return *error = GotWanted("values_offset", h.values_offset, values), false;
   }
   if (h.total_bytes != total) {
     return *error = GotWanted("total_bytes", h.total_bytes, total), false;
@@ -101,8 +119,10 @@ bool CheckSizes(const PackedHeader& h, const uint8_t* base, size_t bytes, Packed
   if (bytes != total) return *error = GotWanted("length", bytes, total), false;
   *view = {base,
            base + starts,
-           base + masks,
+           delta ? nullptr : base + where,
+           delta ? base + where : nullptr,
            groups == 0 ? nullptr : base + scales,
+           i4 ? base + codebook : nullptr,
            base + values,
            static_cast<int64_t>(h.n),
            static_cast<int64_t>(h.k),
@@ -111,24 +131,29 @@ bool CheckSizes(const PackedHeader& h, const uint8_t* base, size_t bytes, Packed
            static_cast<int64_t>(groups),
            h.tile_rows,
            static_cast<int64_t>(groups == 0 ? words : h.group / 64),
+           static_cast<Encoding>(h.encoding),
            static_cast<ValueType>(h.value_type),
+           static_cast<Layout>(h.layout),
            std::ldexp(1.0f, h.exponent)};
   return true;
 }
 
-// Every entry of starts must be the number of mask bits before its row.
+// Every entry of starts must be where the masks before its row end, and the bits must be nnz.
 bool CheckMasks(const PackedView& view, std::string* error) {
   const uint64_t beyond_k =
       view.k % 64 == 0 ? 0 : ~uint64_t{0} << (static_cast<unsigned>(view.k) % 64);
-  uint64_t count = 0;
+  const bool i4 = view.value_type == ValueType::kI4;
+  uint64_t position = 0, count = 0;
   for (int64_t row = 0; row < view.n; ++row) {
     if (row % view.tile_rows == 0) {
       const uint64_t start = LoadU64(view.starts + 8 * (row / view.tile_rows));
-      if (start != count) return *error = GotWanted("starts entry", start, count), false;
+      if (start != position) return *error = GotWanted("starts entry", start, position), false;
     }
     const uint8_t* mask = view.masks + 8 * row * view.words;
     for (int64_t w = 0; w < view.words; ++w) {
-      count += static_cast<uint64_t>(__builtin_popcountll(LoadU64(mask + 8 * w)));
+      const auto bits = static_cast<uint64_t>(__builtin_popcountll(LoadU64(mask + 8 * w)));
+      count += bits;
+      position += i4 ? CodeBytes(bits, view.layout) : bits;
     }
     if ((LoadU64(mask + 8 * (view.words - 1)) & beyond_k) != 0) {
       *error = "packed blob: row " + std::to_string(row) + " has a mask bit at or above K";
@@ -138,8 +163,46 @@ bool CheckMasks(const PackedView& view, std::string* error) {
   const int64_t tiles = (view.n + view.tile_rows - 1) / view.tile_rows;
   const uint64_t last = LoadU64(view.starts + 8 * tiles);
   const auto nnz = static_cast<uint64_t>(view.nnz);
-  if (last != count) return *error = GotWanted("last starts entry", last, count), false;
+  if (last != position) return *error = GotWanted("last starts entry", last, position), false;
   if (count != nnz) return *error = GotWanted("mask bits", count, nnz), false;
+  return true;
+}
+
+// Row by row: starts ascend to nnz, and the columns stay below K.
+bool CheckDeltas(const PackedView& view, std::string* error) {
+  const auto nnz = static_cast<uint64_t>(view.nnz);
+  uint64_t start = LoadU64(view.starts);
+  if (start != 0) return *error = GotWanted("starts entry", start, uint64_t{0}), false;
+  for (int64_t row = 0; row < view.n; ++row) {
+    const uint64_t end = LoadU64(view.starts + 8 * (row + 1));
+    if (end < start || end > nnz) {
+      *error = GotWanted("starts entry", end,
+                         std::to_string(start) + " ... " + std::to_string(nnz));
+      return false;
+    }
+    uint64_t column = 0;
+    for (uint64_t i = start; i < end; ++i) column += view.deltas[i];
+    if (end > start && column >= static_cast<uint64_t>(view.k)) {
+      *error = "packed blob: row " + std::to_string(row) + " has a column at or above K";
+      return false;
+    }
+    start = end;
+  }
+  if (start != nnz) return *error = GotWanted("last starts entry", start, nnz), false;
+  return true;
+}
+
+bool CheckCodebook(const PackedView& view, std::string* error) {
+  if (view.codebook == nullptr) return true;
+  for (int64_t i = 0; i < kCodebookBytes; ++i) {
+    const int entry = static_cast<int8_t>(view.codebook[i]);
+    const bool zero = i == 0 && view.layout == Layout::kPlanes;
+    if (entry < -kCodeLimit || entry > kCodeLimit || (zero && entry != 0)) {
+      *error = "packed blob: codebook[" + std::to_string(i) + "]: got " + std::to_string(entry) +
+               ", wanted " + (zero ? "0" : "-63 ... 63");
+      return false;
+    }
+  }
   return true;
 }
 
@@ -156,7 +219,8 @@ bool ParsePackedBlob(const void* data, size_t bytes, PackedView* view, std::stri
   uint32_t crc = Crc32(0, base, offsetof(PackedHeader, crc32));
   crc = Crc32(crc, base + sizeof header, header.values_offset - sizeof header);
   if (crc != header.crc32) return *error = GotWanted("crc32", header.crc32, crc), false;
-  return CheckMasks(*view, error);
+  if (!CheckCodebook(*view, error)) return false;
+  return view->encoding == Encoding::kDelta ? CheckDeltas(*view, error) : CheckMasks(*view, error);
 }
 
 }  // namespace slc

@@ -8,7 +8,13 @@
 
 namespace slc {
 
-enum class ValueType : uint8_t { kF16 = 1, kI8 = 2 };
+enum class Encoding : uint8_t { kBitmap = 1, kDelta = 2 };
+enum class ValueType : uint8_t { kF16 = 1, kI8 = 2, kI4 = 3 };
+enum class Layout : uint8_t { kRows = 0, kPlanes = 1 };
+
+inline constexpr int64_t kCodebookBytes = 16;
+// Codebook entries are -kCodeLimit ... kCodeLimit.
+inline constexpr int kCodeLimit = 63;
 
 struct PackedHeader {
   char magic[4];
@@ -38,22 +44,31 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the format is little-e
 // A blob that passed every check. Sections are byte pointers: a constant may lie at any address.
 struct PackedView {
   const uint8_t* base;
-  const uint8_t* starts;  // u64 [ceil(n / tile_rows) + 1]
-  const uint8_t* masks;   // u64 [n, words]
-  const uint8_t* scales;  // f16 [n, groups], null when groups is 0
-  const uint8_t* values;  // f16 or i8 [nnz], at least 64 readable bytes after them
+  const uint8_t* starts;    // u64 [ceil(n / tile_rows) + 1]
+  const uint8_t* masks;     // bitmap: u64 [n, words]
+  const uint8_t* deltas;    // delta: u8 [nnz]
+  const uint8_t* scales;    // f16 [n, groups], null when groups is 0
+  const uint8_t* codebook;  // i8 [16] for i4, else null
+  const uint8_t* values;    // at least 64 readable bytes after them
   int64_t n, k, nnz;
   int64_t words;        // mask words a row: ceil(k / 64)
   int64_t groups;       // scales a row, 0 for f16
   int64_t tile_rows;    // rows between two entries of starts
   int64_t group_words;  // mask words that share a scale; words for f16
+  Encoding encoding;
   ValueType value_type;
+  Layout layout;
   float factor;  // 2^exponent
 };
 
 // Checks everything FORMAT.md lists. On failure returns false and says in `error` what was got
 // and what was wanted; `view` is then unspecified. Reads `bytes` bytes at `data` and no more.
 bool ParsePackedBlob(const void* data, size_t bytes, PackedView* view, std::string* error);
+
+// Bytes that an i4 mask word with `count` bits takes in the values section.
+inline uint64_t CodeBytes(uint64_t count, Layout layout) {
+  return layout == Layout::kRows ? (count + 1) / 2 : (count + 7) / 8 * 4;
+}
 
 // CRC-32 (ISO-HDLC) of `bytes` more bytes, continued from `crc`; starts from 0.
 uint32_t Crc32(uint32_t crc, const void* data, size_t bytes);

@@ -7,12 +7,35 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from native_kernels import DENSE_DTYPES, NativeKernels
-from numerics import assert_within, matmul_bound
+from numerics import assert_within, level4_bound, matmul_bound
 from ops_models import sparse
 
 from slc.ops import bitmap
+from slc.ops.bitmap_sparse_gemm import quantize_activations
 
 DENSITIES = [0.0, 0.01, 0.05, 0.3, 0.5, 0.9, 1.0]
+
+
+# What a kernel's name calls stored -> how encode makes it.
+STORED: dict[str, dict[str, str]] = {
+    "f16": {"value_type": "f16"},
+    "i8": {"value_type": "i8"},
+    "i4rows": {"value_type": "i4", "layout": "rows"},
+    "i4planes": {"value_type": "i4", "layout": "planes"},
+    "deltaf16": {"value_type": "f16", "encoding": "delta"},
+    "deltai8": {"value_type": "i8", "encoding": "delta"},
+}
+
+
+def exact_product(X: np.ndarray, blob: np.ndarray, bias: np.ndarray | None, level: str):
+    """(X · decode(blob)ᵀ + bias in float64, the bound of a kernel) at an activation level."""
+    W = bitmap.decode(blob).astype(np.float64)
+    added = 0 if bias is None else bias
+    if level == "f32":
+        return X @ W.T + added, matmul_bound(X, W, bias)
+    q, step = quantize_activations(X)
+    Xq = (q.reshape(*step.shape, 64) * step[..., None].astype(np.float64)).reshape(q.shape)
+    return Xq[:, : X.shape[1]] @ W.T + added, level4_bound(X, W, bias)
 
 
 def check_sparse(
@@ -21,21 +44,20 @@ def check_sparse(
     m: int,
     seed: int,
     group: int = 64,
-    value_types: tuple[str, ...] = ("f16", "i8"),
+    stored: tuple[str, ...] = tuple(STORED),
 ) -> None:
     """All sparse kernels for these weights, with and without a bias."""
     rng = np.random.default_rng(seed)
     X = rng.standard_normal((m, S.shape[1])).astype(np.float32)
     bias = rng.standard_normal(S.shape[0]).astype(np.float32) if seed % 2 else None
-    for value_type in value_types:
-        blob = bitmap.encode(S, value_type, group)
-        W = bitmap.decode(blob).astype(np.float64)
-        exact = X @ W.T + (0 if bias is None else bias)
-        bound = matmul_bound(X, W, bias)
-        ops = ["sparse_gemm"] + (["sparse_gemv"] if m <= 3 else [])
-        for name in [name for op in ops for name in kernels.names(f"{op}_{value_type}")]:
-            context = f"{name} N {S.shape[0]} K {S.shape[1]} m {m} seed {seed}"
-            assert_within(kernels.sparse(name, blob, X, bias), exact, bound, context)
+    for kind in stored:
+        blob = bitmap.encode(S, group=group, **STORED[kind])
+        for level in ("f32", "int8"):
+            exact, bound = exact_product(X, blob, bias, level)
+            ops = ["sparse_gemm"] + (["sparse_gemv"] if m <= 3 else [])
+            for name in [name for op in ops for name in kernels.names(f"{op}_{kind}_{level}_")]:
+                context = f"{name} N {S.shape[0]} K {S.shape[1]} m {m} seed {seed}"
+                assert_within(kernels.sparse(name, blob, X, bias), exact, bound, context)
 
 
 @settings(max_examples=60, deadline=None)
@@ -97,13 +119,14 @@ def test_adapter_kernels(kernels, rows, k, m, seed) -> None:
         assert_within(kernels.dense(name, W, X), exact, matmul_bound(X, W), context)
 
 
-@pytest.mark.parametrize("op", ["sparse_gemv_f16", "sparse_gemm_i8"])
-def test_a_row_of_the_result_does_not_depend_on_its_neighbours(kernels, op) -> None:
+@pytest.mark.parametrize("stored", STORED)
+@pytest.mark.parametrize("op", ["sparse_gemv", "sparse_gemm"])
+def test_a_row_of_the_result_does_not_depend_on_its_neighbours(kernels, op, stored) -> None:
     """Bit for bit: what threads and batch size change must not change the numbers."""
     S = sparse(40, 300, 0.5)
     X = np.random.default_rng(0).standard_normal((3, 300)).astype(np.float32)
-    blob = bitmap.encode(S, op.split("_")[2])
-    for name in kernels.names(op):
+    blob = bitmap.encode(S, **STORED[stored])
+    for name in kernels.names(f"{op}_{stored}_"):
         whole = kernels.sparse(name, blob, X)
         for m in (1, 2) if "gemm" in op else (3,):
             assert np.array_equal(kernels.sparse(name, blob, X[:m]), whole[:m]), name
@@ -113,7 +136,7 @@ def test_every_kernel_name_is_listed_once(kernels) -> None:
     names = [
         name for op in ("sparse_gemv", "sparse_gemm", "adapter_dot") for name in kernels.names(op)
     ]
-    assert len(names) == len(set(names)) >= 7
+    assert len(names) == len(set(names)) >= 20
 
 
 def test_half_conversions_match_numpy(kernels) -> None:

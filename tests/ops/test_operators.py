@@ -10,15 +10,21 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from numerics import assert_within, matmul_bound, with_f16_output
+from numerics import assert_within, level4_bound, matmul_bound, with_f16_output
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
-from ops_models import model, session, sparse, sparse_model
+from ops_models import BLOB_KINDS, model, session, sparse, sparse_model
 
 from slc import ops
 from slc.ops import bitmap
+from slc.ops.bitmap_sparse_gemm import quantize_activations
 
 DTYPES = ["float32", "float16"]
+
+
+def takes_int8_activations(kind: dict[str, str]) -> bool:
+    """Whether accuracy_level 4 is legal for such a blob."""
+    return kind["value_type"] != "f16" and kind.get("encoding") != "delta"
 
 
 def random(shape: tuple[int, ...], dtype: str = "float32", seed: int = 0) -> np.ndarray:
@@ -29,11 +35,11 @@ def random(shape: tuple[int, ...], dtype: str = "float32", seed: int = 0) -> np.
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("value_type", ["f16", "i8"])
+@pytest.mark.parametrize("kind", BLOB_KINDS)
 @pytest.mark.parametrize("m", [0, 1, 2, 3, 4, 13, 300])
-def test_sparse_gemm(dtype, value_type, m) -> None:
+def test_sparse_gemm(dtype, kind, m) -> None:
     n, k = 70, 200
-    blob = bitmap.encode(sparse(n, k, 0.5), value_type)
+    blob = bitmap.encode(sparse(n, k, 0.5), **kind)
     W, bias, X = bitmap.decode(blob), random((n,)), random((m, k), dtype)
     proto = sparse_model(blob, n, k, bias, dtype)
     Y = session(proto).run(None, {"x": X})[0]
@@ -41,11 +47,29 @@ def test_sparse_gemm(dtype, value_type, m) -> None:
     exact = X.astype(np.float64) @ W.T.astype(np.float64) + bias
     bound = matmul_bound(X, W, bias)
     bound = with_f16_output(bound, exact) if dtype == "float16" else bound
-    assert_within(Y, exact, bound, f"{dtype} {value_type} m {m}")
+    assert_within(Y, exact, bound, f"{dtype} {kind} m {m}")
     reference = ReferenceEvaluator(proto, new_ops=ops.reference_ops()).run(None, {"x": X})[0]
     loose = matmul_bound(X, W, bias, lanes=1)  # numpy promises no order
     loose = with_f16_output(loose, exact) if dtype == "float16" else loose
     assert_within(reference, exact, loose, "the reference")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", [k for k in BLOB_KINDS if takes_int8_activations(k)])
+@pytest.mark.parametrize("m", [1, 2, 3, 4, 13, 300])
+def test_sparse_gemm_with_int8_activations(dtype, kind, m) -> None:
+    n, k = 70, 200
+    blob = bitmap.encode(sparse(n, k, 0.5), **kind)
+    W, bias, X = bitmap.decode(blob), random((n,)), random((m, k), dtype)
+    proto = sparse_model(blob, n, k, bias, dtype, accuracy_level=4)
+    q, step = quantize_activations(X.astype(np.float32))
+    rounded = (q * np.repeat(step.astype(np.float64), 64, axis=1))[:, :k]
+    exact = rounded @ W.T.astype(np.float64) + bias
+    bound = level4_bound(X, W, bias)
+    bound = with_f16_output(bound, exact) if dtype == "float16" else bound
+    assert_within(session(proto).run(None, {"x": X})[0], exact, bound, f"{kind} m {m}")
+    reference = ReferenceEvaluator(proto, new_ops=ops.reference_ops()).run(None, {"x": X})[0]
+    assert_within(reference, exact, bound, "the reference")
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 130), (2, 3, 130), (2, 0, 130), (130,), (2, 1, 3, 130)])
@@ -77,9 +101,17 @@ def test_uneven_rows_are_all_computed() -> None:
     assert_within(Y, X.astype(np.float64) @ bitmap.decode(blob).T, matmul_bound(X, S))
 
 
-def test_four_concurrent_runs_on_one_session() -> None:
-    blob = bitmap.encode(sparse(500, 300, 0.5))
-    run = session(sparse_model(blob, 500, 300, dtype="float16"))
+def test_a_delta_blob_has_no_level_4() -> None:
+    blob = bitmap.encode(sparse(70, 200, 0.05), "i8", encoding="delta")
+    with pytest.raises(Exception, match="accuracy_level: got 4 with a delta blob, wanted 0 or 1"):
+        session(sparse_model(blob, 70, 200, accuracy_level=4))
+
+
+@pytest.mark.parametrize("kind", BLOB_KINDS)
+def test_four_concurrent_runs_on_one_session(kind) -> None:
+    blob = bitmap.encode(sparse(500, 300, 0.5), **kind)
+    level = 4 if takes_int8_activations(kind) else 1
+    run = session(sparse_model(blob, 500, 300, dtype="float16", accuracy_level=level))
     inputs = [random((m, 300), "float16", m) for m in (1, 2, 5, 64)]
     wanted = [run.run(None, {"x": X})[0] for X in inputs]
     with ThreadPoolExecutor(4) as pool:
@@ -93,7 +125,8 @@ def test_four_concurrent_runs_on_one_session() -> None:
     [
         ({"N": 71}, "N: got 70 in packed, wanted 71"),
         ({"K": 199}, "K: got 200 in packed"),
-        ({"accuracy_level": 4}, "accuracy_level: got 4, wanted 0 or 1"),
+        ({"accuracy_level": 2}, "accuracy_level: got 2, wanted 0, 1 or 4"),
+        ({"accuracy_level": 4}, "accuracy_level: got 4 with f16 values, wanted 0 or 1"),
     ],
 )
 def test_sparse_gemm_refuses_attributes(attributes, message) -> None:
@@ -292,7 +325,8 @@ def test_one_exported_symbol(fresh_library) -> None:
     assert [line.split()[-1] for line in lines] == ["RegisterCustomOps"]
 
 
-def test_the_generic_kernels_can_be_forced() -> None:
+def test_the_kernels_can_be_held_back() -> None:
+    """SLC_ISA lowers the instruction set, an unknown word changes nothing."""
     code = (
         "import numpy as np; from slc.ops import bitmap; "
         "from ops_models import session, sparse, sparse_model; "
@@ -301,22 +335,22 @@ def test_the_generic_kernels_can_be_forced() -> None:
         "print(session(sparse_model(b, 64, 512)).run(None, {'x': X})[0].tobytes().hex())"
     )
     here = os.path.dirname(__file__)
-    results = []
-    for isa in ("generic", "avx2", "no such thing"):
-        path = os.pathsep.join([here, os.path.dirname(here), os.environ.get("PYTHONPATH", "")])
-        environment = os.environ | {"SLC_ISA": isa, "PYTHONPATH": path}
-        results.append(
-            subprocess.run(
-                [sys.executable, "-c", code],
-                env=environment,
-                check=True,
-                capture_output=True,
-                text=True,
-            ).stdout
-        )
-    assert results[1] == results[2]
-    generic, best = (np.frombuffer(bytes.fromhex(r), np.float32) for r in results[:2])
-    np.testing.assert_allclose(generic, best, rtol=1e-3, atol=1e-4)
+    path = os.pathsep.join([here, os.path.dirname(here), os.environ.get("PYTHONPATH", "")])
+    results = {}
+    for isa in ("generic", "avx2", "avx512", "neon", "no such thing", ""):
+        results[isa] = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"SLC_ISA": isa, "PYTHONPATH": path},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+    assert results["no such thing"] == results[""]
+    W = bitmap.decode(bitmap.encode(sparse(64, 512, 0.5)))
+    X = np.random.default_rng(0).standard_normal((1, 512)).astype(np.float32)
+    for isa, printed in results.items():
+        Y = np.frombuffer(bytes.fromhex(printed), np.float32)[None]
+        assert_within(Y, X.astype(np.float64) @ W.T, matmul_bound(X, W), isa)
 
 
 def test_registering_needs_no_onnx_and_no_slc_compiler() -> None:

@@ -1,8 +1,9 @@
 // BitmapSparseGemm on the CPU: y = x · decode(w)ᵀ + bias, accumulated in float32.
 //
 // The contract of the operator stands in ops/bitmap_sparse_gemm.py; this is the contract of one
-// kernel. kernels.inc lists the kernels, loop_nest.h holds their loops, one thin file per ISA
-// instantiates them.
+// kernel. kernels.inc lists the kernels; gemv_*.h, gemm.h and delta.h hold their loops, values.h
+// reads the stored values, one thin file per ISA instantiates them. KERNELS.md says why they look
+// as they do.
 //
 // Every kernel computes an element of y in an order that depends only on K and on the kernel, so
 // splitting rows of w or rows of x over threads never changes a bit of the result.
@@ -17,18 +18,55 @@
 
 namespace slc {
 
-// The gemm kernels walk x in blocks of this many columns. Stored block by block, the rows of one
-// block lie together; stored row by row, rows a large power of two apart fight for the same cache
-// sets.
+// How a blob stores its values: encoding, value type and layout in one word.
+enum class Stored : uint8_t { kF16, kI8, kI4Rows, kI4Planes, kDeltaF16, kDeltaI8 };
+Stored StoredOf(const PackedView& w);
+
+// accuracy_level 1 and 4: activations as they are, or as int8 in blocks of 64 columns.
+enum class Level : uint8_t { kF32 = 1, kInt8 = 4 };
+
+// gemv: m from 1 to kGemvRowsMax, weights stay in registers. gemm: any m, weights are decoded once
+// for all rows of x.
+enum class Kind : uint8_t { kGemv, kGemm };
+inline constexpr int64_t kGemvRowsMax = 3;
+
+// The order in which a kernel wants the rows of x; activations.h makes it.
+enum class Order : uint8_t {
+  kRows,     // float32 [m, 64 * words]
+  kBlocks,   // float32 [blocks, m, kBlockColumns]: the rows of one block of columns lie together,
+             // and rows a large power of two apart do not fight for the same cache sets
+  kColumns,  // float32 [ceil(m / kColumnRows), 64 * words, kColumnRows]
+  kSplit,    // float32 [m, 64 * words], scaled; of every 32 columns first the even, then the odd ones
+  kInt8Rows,    // int8 [m, 64 * words]
+  kInt8Blocks,  // int8 [blocks, m, kBlockColumns]
+  kInt8Planes,  // int8 [m, 256 * ceil(words / 4)]: byte 256 c + 32 t + b is column 256 c + 8 b + t
+};
 inline constexpr int64_t kBlockColumns = 512;
-// And in blocks of this many rows: 129 x 512 float32 stay in a 512 KiB L2, and 3 divides it.
-inline constexpr int64_t kBlockRows = 129;
+inline constexpr int64_t kColumnRows = 16;
+
+// Rows of x in one of these orders, all zero beyond K. What has no use in an order is null.
+struct Activations {
+  Order order;
+  const float* x;
+  const int8_t* q;
+  const uint8_t* magnitude;  // |q|, in the order of q
+  int64_t row_stride;        // elements of x or q from a row to the next
+  int64_t block_stride;      // and from a block of kBlockColumns columns to the next
+  // x = step * q, one step for each block of 64 columns (kInt8Planes: the step twice). kSplit: one
+  // number a row, 2^112 over the power of two that it was scaled by.
+  const float* steps;   // [m, step_stride]
+  int64_t step_stride;
+  // What makes up for a kernel's weights being shifted to unsigned bytes, for the columns that one
+  // integer lane sums: kInt8Rows, -128 times the sum of q over each 4 columns; kInt8Blocks, over each
+  // block of 64; kInt8Planes, -64 times the sum over each 32.
+  const int32_t* corrections;  // [m, correction_stride]
+  int64_t correction_stride;
+};
 
 struct SparseArgs {
   const PackedView* w;
-  const float* x;     // m rows, finite; columns K ... 64 * words - 1 are readable and 0
-  int64_t m, ldx;     // elements from a row to the next
-  int64_t x_block;    // elements from a block of kBlockColumns columns to the next (gemm only)
+  Activations x;
+  int64_t m;
   int64_t row_begin;  // rows of w to compute; a multiple of tile_rows
   int64_t row_end;    // at most N
   const float* bias;  // [N] or null
@@ -38,14 +76,12 @@ struct SparseArgs {
 
 using SparseKernelFn = void (*)(const SparseArgs& args);
 
-// gemv: m from 1 to 3, weights stay in registers. gemm: any m, panels of weights are decoded once.
-enum class SparseKind { kGemv, kGemm };
-inline constexpr int64_t kGemvRowsMax = 3;
-
 struct SparseKernel {
   const char* name;
-  SparseKind kind;
-  ValueType value_type;
+  Kind kind;
+  Stored stored;
+  Level level;
+  Order order;
   Isa isa;
   SparseKernelFn run;
 };
@@ -53,12 +89,13 @@ struct SparseKernel {
 // All kernels of kernels.inc, `count` of them.
 const SparseKernel* SparseKernels(int* count);
 
-// The best kernel for `m` rows of x on a machine with `isa`.
-SparseKernelFn SelectSparseKernel(int64_t m, ValueType value_type, Isa isa);
+// The best kernel for `m` rows of x on a machine with `isa`; null when there is none, which is so
+// only at level kInt8 for values that are not int8 or int4.
+const SparseKernel* SelectSparseKernel(int64_t m, Stored stored, Level level, Isa isa);
 
 // The whole product: all rows of w, m rows of x, split into tasks of about equal cost.
-// args.row_begin and row_end are ignored.
-void BitmapSparseGemm(const SparseArgs& args, Isa isa, const Parallel& parallel);
+// args.x.order must be the kernel's; args.row_begin and row_end are ignored.
+void BitmapSparseGemm(const SparseKernel& kernel, const SparseArgs& args, const Parallel& parallel);
 
 }  // namespace slc
 

@@ -1,4 +1,4 @@
-// Declares every kernel of kernels.inc.
+// Declares every kernel of kernels.inc, and each ISA's copy of what prepares x for them.
 #ifndef SLC_BITMAP_SPARSE_GEMM_KERNELS_H_
 #define SLC_BITMAP_SPARSE_GEMM_KERNELS_H_
 
@@ -6,10 +6,25 @@
 
 namespace slc {
 
-#define SLC_SPARSE_KERNEL(op, type, tile, isa, kind, value_enum, isa_enum) \
-  void sparse_##op##_##type##_##tile##__##isa(const SparseArgs& args);
+#define SLC_SPARSE_KERNEL(op, stored, level, tile, isa, kind, stored_enum, level_enum, order, \
+                          isa_enum)                                                           \
+  void sparse_##op##_##stored##_##level##_##tile##__##isa(const SparseArgs& a);
 #include "kernels.inc"
 #undef SLC_SPARSE_KERNEL
+
+// quantize.h
+using QuantizeBlockFn = void (*)(const float* x, int8_t* q, uint8_t* magnitude, float* step,
+                                 int32_t* sums);
+void quantize_block__generic(const float* x, int8_t* q, uint8_t* magnitude, float* step,
+                             int32_t* sums);
+#if SLC_HAVE_AVX2
+void quantize_block__avx2(const float* x, int8_t* q, uint8_t* magnitude, float* step,
+                          int32_t* sums);
+#endif
+#if SLC_HAVE_NEON
+void quantize_block__neon(const float* x, int8_t* q, uint8_t* magnitude, float* step,
+                          int32_t* sums);
+#endif
 
 }  // namespace slc
 

@@ -3,7 +3,7 @@
 #include <cstring>
 
 #include "../custom_op.h"
-#include "bitmap_sparse_gemm.h"
+#include "activations.h"
 
 namespace slc {
 namespace {
@@ -17,9 +17,10 @@ class Kernel {
     const int64_t n = IntAttribute(api, info, "N");
     const int64_t k = IntAttribute(api, info, "K");
     const int64_t level = IntAttribute(api, info, "accuracy_level", 0);
-    if (level != 0 && level != 1) {
-      Refuse(kName, "accuracy_level", std::to_string(level), "0 or 1 (float32 activations)");
+    if (level != 0 && level != 1 && level != 4) {
+      Refuse(kName, "accuracy_level", std::to_string(level), "0, 1 or 4");
     }
+    level_ = level == 4 ? Level::kInt8 : Level::kF32;
     int is_constant = 0;
     const OrtValue* value = nullptr;
     Check(api, api.KernelInfoGetConstantInput_tensor(info, kPacked, &is_constant, &value));
@@ -29,6 +30,10 @@ class Kernel {
     view_ = Parse(ReadTensor(api, value));
     if (view_.n != n) Refuse(kName, "N", std::to_string(view_.n) + " in packed", std::to_string(n));
     if (view_.k != k) Refuse(kName, "K", std::to_string(view_.k) + " in packed", std::to_string(k));
+    if (SelectSparseKernel(1, StoredOf(view_), level_, isa_) == nullptr) {
+      const char* kind = view_.encoding == Encoding::kDelta ? "4 with a delta blob" : "4 with f16 values";
+      Refuse(kName, "accuracy_level", kind, "0 or 1 (float32 activations)");
+    }
   }
 
   void Compute(OrtKernelContext* context) const {
@@ -72,39 +77,22 @@ class Kernel {
            OrtKernelContext* context) const {
     const bool is_half = x.type == kOrtFloat16;
     const int64_t m = x.elements() / view.k;
-    const int64_t columns = 64 * view.words;
-    const bool in_place = !is_half && columns == view.k && m <= kGemvRowsMax;
-    const int64_t width = m <= kGemvRowsMax ? columns : std::min(columns, kBlockColumns);
-    const int64_t blocks = (columns + width - 1) / width;
-    const Scratch packed(in_place ? 0 : blocks * m * width);
-    if (!in_place) Pack(x, m, view.k, width, packed.data());
-    const float* rows = in_place ? static_cast<const float*>(x.data) : packed.data();
+    if (m == 0) return;
+    const SparseKernel& kernel = *SelectSparseKernel(m, StoredOf(view), level_, isa_);
+    SessionThreads threads{&api_, context};
+    const Parallel parallel = ParallelOf(&threads);
+    const PackedActivations packed({x.data, is_half, m, view.k}, kernel.order, isa_, parallel);
     const Scratch floats(is_half ? m * view.n : 0);
     float* out = is_half ? floats.data() : static_cast<float*>(y);
     const auto* bias_data = static_cast<const float*>(bias.data);
-    SessionThreads threads{&api_, context};
-    BitmapSparseGemm({&view, rows, m, width, m * width, 0, view.n, bias_data, out, view.n}, isa_,
-                     ParallelOf(&threads));
+    BitmapSparseGemm(kernel, {&view, packed.view(), m, 0, view.n, bias_data, out, view.n},
+                     parallel);
     if (is_half) FloatsToHalves(out, m * view.n, y);
-  }
-
-  // X [m, k] as float32 in blocks of `width` columns: [ceil(k / width), m, width], zero beyond k.
-  static void Pack(const Tensor& x, int64_t m, int64_t k, int64_t width, float* out) {
-    for (int64_t begin = 0; begin < k; begin += width) {
-      const int64_t count = std::min(width, k - begin);
-      for (int64_t i = 0; i < m; ++i, out += width) {
-        if (x.type == kOrtFloat16) {
-          HalvesToFloats(static_cast<const uint16_t*>(x.data) + i * k + begin, count, out);
-        } else {
-          std::copy_n(static_cast<const float*>(x.data) + i * k + begin, count, out);
-        }
-        std::fill(out + count, out + width, 0.0f);
-      }
-    }
   }
 
   const OrtApi& api_;
   Isa isa_;
+  Level level_ = Level::kF32;
   PackedView view_;
 };
 

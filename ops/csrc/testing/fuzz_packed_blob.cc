@@ -10,6 +10,7 @@
 #include <random>
 #include <vector>
 
+#include "../bitmap_sparse_gemm/activations.h"
 #include "../bitmap_sparse_gemm/bitmap_sparse_gemm.h"
 
 namespace {
@@ -42,19 +43,24 @@ Blob Damage(const Blob& good, std::mt19937_64* random) {
   return blob;
 }
 
+void RunSerially(void*, slc::Parallel::Task task, size_t count, void* data) {
+  for (size_t i = 0; i < count; ++i) task(data, i);
+}
+
 void RunKernels(const slc::PackedView& view) {
-  const int64_t ldx = 64 * view.words;
-  if (view.n > 4096 || ldx > 65536) return;
+  if (view.n > 4096 || view.k > 65536) return;
   constexpr int64_t kRows = 5;
-  const std::vector<float> x(static_cast<size_t>(kRows * ldx), 0.5f);
+  const std::vector<float> x(static_cast<size_t>(kRows * view.k), 0.5f);
   std::vector<float> y(static_cast<size_t>(kRows * view.n));
   int count = 0;
   const slc::SparseKernel* kernels = slc::SparseKernels(&count);
+  const slc::Isa isa = slc::DetectIsa();
   for (int i = 0; i < count; ++i) {
-    if (kernels[i].value_type != view.value_type || kernels[i].isa > slc::DetectIsa()) continue;
-    const int64_t m = kernels[i].kind == slc::SparseKind::kGemv ? 2 : kRows;
-    kernels[i].run(
-        {&view, x.data(), m, ldx, slc::kBlockColumns, 0, view.n, nullptr, y.data(), view.n});
+    if (kernels[i].stored != slc::StoredOf(view) || kernels[i].isa > isa) continue;
+    const int64_t m = kernels[i].kind == slc::Kind::kGemv ? 2 : kRows;
+    const slc::PackedActivations packed({x.data(), false, m, view.k}, kernels[i].order, isa,
+                                        {RunSerially, nullptr});
+    kernels[i].run({&view, packed.view(), m, 0, view.n, nullptr, y.data(), view.n});
   }
 }
 

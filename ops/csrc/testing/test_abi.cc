@@ -3,6 +3,7 @@
 #include <cstring>
 #include <string>
 
+#include "../bitmap_sparse_gemm/activations.h"
 #include "../bitmap_sparse_gemm/bitmap_sparse_gemm.h"
 #include "../concat_adapter/concat_adapter.h"
 #include "../f16.h"
@@ -28,6 +29,12 @@ const slc::DenseKernel* FindDense(const char* name) {
   }
   return nullptr;
 }
+
+const slc::Parallel kSerial = {
+    [](void*, slc::Parallel::Task task, size_t count, void* data) {
+      for (size_t i = 0; i < count; ++i) task(data, i);
+    },
+    nullptr};
 
 }  // namespace
 
@@ -66,13 +73,27 @@ SLC_TEST_API void* slc_open_blob(const void* blob, uint64_t bytes) {
 
 SLC_TEST_API void slc_close_blob(void* view) { delete static_cast<slc::PackedView*>(view); }
 
-// x: float32 [m, 64 * words], zero beyond K; y: float32 [m, N]. Rows row_begin ... row_end of w.
-SLC_TEST_API int slc_run_sparse(const char* name, const void* view, const float* x, int64_t m,
+// x: float32 [m, K], put in the order that the kernel wants; null for an unknown kernel. Borrows x.
+SLC_TEST_API void* slc_pack_activations(const char* name, const void* view, const float* x,
+                                        int64_t m) {
+  const slc::SparseKernel* kernel = FindSparse(name);
+  if (kernel == nullptr) return nullptr;
+  const auto& w = *static_cast<const slc::PackedView*>(view);
+  return new slc::PackedActivations({x, false, m, w.k}, kernel->order, slc::DetectIsa(), kSerial);
+}
+
+SLC_TEST_API void slc_free_activations(void* packed) {
+  delete static_cast<slc::PackedActivations*>(packed);
+}
+
+// y: float32 [m, N]. Rows row_begin ... row_end of w.
+SLC_TEST_API int slc_run_sparse(const char* name, const void* view, const void* packed, int64_t m,
                                 int64_t row_begin, int64_t row_end, const float* bias, float* y) {
   const slc::SparseKernel* kernel = FindSparse(name);
   if (kernel == nullptr) return 1;
   const auto& w = *static_cast<const slc::PackedView*>(view);
-  kernel->run({&w, x, m, 64 * w.words, slc::kBlockColumns, row_begin, row_end, bias, y, w.n});
+  const auto& x = static_cast<const slc::PackedActivations*>(packed)->view();
+  kernel->run({&w, x, m, row_begin, row_end, bias, y, w.n});
   return 0;
 }
 

@@ -1,0 +1,168 @@
+// The loops of the GEMV kernels on float32 activations.
+#ifndef SLC_BITMAP_SPARSE_GEMM_GEMV_F32_H_
+#define SLC_BITMAP_SPARSE_GEMM_GEMV_F32_H_
+
+#include "values.h"
+
+namespace slc {
+namespace {
+
+// Bytes of values ahead of the reader that are asked for: the memory's latency at one thread's
+// speed. Without it the chain from mask to address leaves the hardware prefetchers too little time.
+constexpr int64_t kPrefetchBytes = 2048;
+
+inline void PrefetchValues(const uint8_t* values) {
+  __builtin_prefetch(values + kPrefetchBytes);
+  __builtin_prefetch(values + kPrefetchBytes + 64);
+}
+
+// Values that a shuffle by one mask byte expands: eight floats from p.
+struct F16Expand {
+  static constexpr int64_t kBytes = 2;
+  static constexpr bool kScaled = false;
+  template <class S>
+  static typename S::Vec Expand(const uint8_t* p, unsigned mask) {
+    return S::ExpandF16(p, mask);
+  }
+};
+
+struct I8Expand {
+  static constexpr int64_t kBytes = 1;
+  static constexpr bool kScaled = true;
+  template <class S>
+  static typename S::Vec Expand(const uint8_t* p, unsigned mask) {
+    return S::ExpandI8(p, mask);
+  }
+};
+
+// sums[i] += word w of a row times x[i]; returns where the next word's values begin.
+template <class S, class V, int M, int A>
+inline const uint8_t* GemvWord(const uint8_t* mask, const uint8_t* values, const float* x,
+                               int64_t ldx, typename S::Vec (&sums)[M][A]) {
+  const uint64_t ends =
+      PrefixCounts(LoadWord(mask)) * V::kBytes;  // at most 128: no carry between bytes
+  const uint64_t begins = ends << 8;
+  PrefetchValues(values);
+#pragma GCC unroll 8
+  for (int byte = 0; byte < 8; ++byte) {
+    const uint8_t* p = values + (begins >> (8 * byte) & 255u);
+    const auto v = V::template Expand<S>(p, mask[byte]);
+#pragma GCC unroll 8
+    for (int i = 0; i < M; ++i) {
+      auto& sum = sums[i][byte % A];
+      sum = S::MulAdd(v, S::Load(x + i * ldx + 8 * byte), sum);
+    }
+  }
+  return values + (ends >> 56);
+}
+
+// One row of w: writes y[i, row] for M rows of x, returns where the next row's values begin.
+template <class S, class V, int M>
+inline const uint8_t* GemvRow(const SparseArgs& a, int64_t row, const uint8_t* values) {
+  constexpr int A =
+      M == 1 && !V::kScaled ? 4 : 2;  // enough independent sums to hide the latency of MulAdd
+  const PackedView& w = *a.w;
+  const uint8_t* mask = w.masks + 8 * row * w.words;
+  const uint8_t* scale = V::kScaled ? w.scales + 2 * row * w.groups : nullptr;
+  typename S::Vec total[M];
+#pragma GCC unroll 4
+  for (auto& t : total) t = S::Zero();
+  for (int64_t begin = 0; begin < w.words; begin += w.group_words) {
+    const int64_t end = begin + w.group_words < w.words ? begin + w.group_words : w.words;
+    typename S::Vec sums[M][A];
+#pragma GCC unroll 4
+    for (auto& row_sums : sums) {
+#pragma GCC unroll 4
+      for (auto& sum : row_sums) sum = S::Zero();
+    }
+    for (int64_t i = begin; i < end; ++i) {
+      values =
+          GemvWord<S, V, M, A>(mask + 8 * i, values, a.x.x + 64 * i, a.x.row_stride, sums);
+    }
+    const auto factor = S::Set(V::kScaled ? S::HalfAt(scale) * S::kI8Unit : 1.0f);
+#pragma GCC unroll 4
+    for (int i = 0; i < M; ++i) {
+      auto sum = S::Add(sums[i][0], sums[i][1]);
+      if (A == 4) sum = S::Add(sum, S::Add(sums[i][A - 2], sums[i][A - 1]));
+      total[i] = S::MulAdd(sum, factor, total[i]);
+    }
+    scale += V::kScaled ? 2 : 0;
+  }
+  const float bias = a.bias == nullptr ? 0.0f : a.bias[row];
+#pragma GCC unroll 4
+  for (int i = 0; i < M; ++i) a.y[i * a.ldy + row] = S::Sum(total[i]) * w.factor + bias;
+  return values;
+}
+
+// One row whose words a Reader turns into 64 floats: i4.
+template <class S, class Reader, int M>
+inline const uint8_t* GemvRowDecoded(const SparseArgs& a, const Reader& reader, int64_t row,
+                                     const uint8_t* values) {
+  const PackedView& w = *a.w;
+  const uint8_t* mask = w.masks + 8 * row * w.words;
+  alignas(64) float weights[64];
+  float scales[64];
+  typename S::Vec sums[M][2];
+#pragma GCC unroll 4
+  for (auto& row_sums : sums) {
+#pragma GCC unroll 4
+    for (auto& sum : row_sums) sum = S::Zero();
+  }
+  for (int64_t i = 0; i < w.words; ++i) {
+    if (i % 64 == 0) WordScales<S>(w, row, i, w.words - i < 64 ? w.words - i : 64, scales);
+    const uint64_t bits = LoadWord(mask + 8 * i);
+    reader.Floats(values, mask + 8 * i, scales[i % 64], weights);
+    values += Reader::Bytes(bits);
+#pragma GCC unroll 8
+    for (int c = 0; c < 8; ++c) {
+      const auto v = S::Load(weights + 8 * c);
+#pragma GCC unroll 4
+      for (int m = 0; m < M; ++m) {
+        sums[m][c % 2] =
+            S::MulAdd(v, S::Load(a.x.x + m * a.x.row_stride + 64 * i + 8 * c), sums[m][c % 2]);
+      }
+    }
+  }
+  const float bias = a.bias == nullptr ? 0.0f : a.bias[row];
+#pragma GCC unroll 4
+  for (int m = 0; m < M; ++m) {
+    a.y[m * a.ldy + row] = S::Sum(S::Add(sums[m][0], sums[m][1])) * w.factor + bias;
+  }
+  return values;
+}
+
+template <class S, class V, int M>
+inline void GemvRows(const SparseArgs& a) {
+  const uint8_t* values = RowValues(*a.w, a.row_begin);
+  for (int64_t row = a.row_begin; row < a.row_end; ++row) {
+    values = GemvRow<S, V, M>(a, row, values);
+  }
+}
+
+template <class S, class Reader, int M>
+inline void GemvRowsDecoded(const SparseArgs& a) {
+  const Reader reader(*a.w);
+  const uint8_t* values = RowValues(*a.w, a.row_begin);
+  for (int64_t row = a.row_begin; row < a.row_end; ++row) {
+    values = GemvRowDecoded<S, Reader, M>(a, reader, row, values);
+  }
+}
+
+template <class S, class V>
+inline void SparseGemv(const SparseArgs& a) {
+  if (a.m == 1) GemvRows<S, V, 1>(a);
+  if (a.m == 2) GemvRows<S, V, 2>(a);
+  if (a.m == 3) GemvRows<S, V, 3>(a);
+}
+
+template <class S, class Reader>
+inline void SparseGemvDecoded(const SparseArgs& a) {
+  if (a.m == 1) GemvRowsDecoded<S, Reader, 1>(a);
+  if (a.m == 2) GemvRowsDecoded<S, Reader, 2>(a);
+  if (a.m == 3) GemvRowsDecoded<S, Reader, 3>(a);
+}
+
+}  // namespace
+}  // namespace slc
+
+#endif  // SLC_BITMAP_SPARSE_GEMM_GEMV_F32_H_

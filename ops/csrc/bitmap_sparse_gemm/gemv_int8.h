@@ -1,0 +1,76 @@
+// The loops of the GEMV kernels on int8 activations, one mask word at a time.
+#ifndef SLC_BITMAP_SPARSE_GEMM_GEMV_INT8_H_
+#define SLC_BITMAP_SPARSE_GEMM_GEMV_INT8_H_
+
+#include "gemv_f32.h"
+#include "values.h"
+
+namespace slc {
+namespace {
+
+constexpr int64_t kScaleWords = 64;  // words whose scales are read ahead
+
+// One row of w times M rows of x: integer sums are exact, and each word's sum is scaled into float
+// lanes. Returns where the next row's values begin.
+template <class S, class Reader, int M>
+inline const uint8_t* GemvRowInt8(const SparseArgs& a, const Reader& reader, int64_t row,
+                                  const uint8_t* values) {
+  const PackedView& w = *a.w;
+  const uint8_t* mask = w.masks + 8 * row * w.words;
+  alignas(64) float factors[M][kScaleWords];
+  typename S::Sums sums[M];
+#pragma GCC unroll 4
+  for (auto& sum : sums) sum = S::ZeroSums();
+  for (int64_t begin = 0; begin < w.words; begin += kScaleWords) {
+    const int64_t count = w.words - begin < kScaleWords ? w.words - begin : kScaleWords;
+    alignas(64) float scales[kScaleWords];
+    WordScales<S>(w, row, begin, count, scales);
+#pragma GCC unroll 4
+    for (int m = 0; m < M; ++m) {
+      const float* steps = a.x.steps + m * a.x.step_stride + begin;
+      // Eight at a time, as the scales were stored: a wider load would wait for two stores. What lies
+      // beyond count is never used.
+      for (int64_t i = 0; i < count; i += 8) {
+        S::Store(factors[m] + i, S::Mul(S::Load(scales + i), S::Load(steps + i)));
+      }
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      const uint8_t* masks = mask + 8 * (begin + i);
+      __builtin_prefetch(values + kPrefetchBytes);
+      const typename S::Bytes weights = reader.Ints(values, masks);
+      values += Reader::Bytes(LoadWord(masks));
+#pragma GCC unroll 4
+      for (int m = 0; m < M; ++m) {
+        const int64_t at = m * a.x.row_stride + 64 * (begin + i);
+        const int32_t* correction = a.x.corrections + m * a.x.correction_stride + 16 * (begin + i);
+        const auto dot = S::Dot64(weights, a.x.q + at, a.x.magnitude + at, correction);
+        sums[m] = S::AddScaled(dot, factors[m][i], sums[m]);
+      }
+    }
+  }
+  const float bias = a.bias == nullptr ? 0.0f : a.bias[row];
+#pragma GCC unroll 4
+  for (int m = 0; m < M; ++m) a.y[m * a.ldy + row] = S::Total(sums[m]) * w.factor + bias;
+  return values;
+}
+
+template <class S, class Reader, int M>
+inline void GemvRowsInt8(const SparseArgs& a) {
+  const Reader reader(*a.w);
+  const uint8_t* values = RowValues(*a.w, a.row_begin);
+  for (int64_t row = a.row_begin; row < a.row_end; ++row) {
+    values = GemvRowInt8<S, Reader, M>(a, reader, row, values);
+  }
+}
+
+template <class S, class Reader>
+inline void SparseGemvInt8(const SparseArgs& a) {
+  if (a.m == 1) GemvRowsInt8<S, Reader, 1>(a);
+  if (a.m == 2) GemvRowsInt8<S, Reader, 2>(a);
+  if (a.m == 3) GemvRowsInt8<S, Reader, 3>(a);
+}
+
+}  // namespace
+}  // namespace slc
+
+#endif  // SLC_BITMAP_SPARSE_GEMM_GEMV_INT8_H_
