@@ -186,6 +186,7 @@ def _choose(source: Source, target: Target, request: Request, adapters: list[Pef
         context=request.context,
         batch=request.batch,
         group=request.group,
+        accuracy_level=request.accuracy_level,
         extra_adapter_ranks=_extra_ranks(adapters, request),
     )
     return plan_budget(source, target, options)
@@ -257,7 +258,8 @@ def _checkpoint(
     """The source's own checkpoint, or a new one at the densities and ranks that were chosen."""
     if source.checkpoint is not None:
         return source.checkpoint
-    sparse = [c for c in plan.choices if c.encoding == "bitmap"]
+    decomposed = {linear.name for linear in source.linears if linear.kind == "linear"}
+    sparse = [c for c in plan.choices if c.sparse and c.linear in decomposed]
     if not sparse:
         return None
     path = Path(save_structured) if save_structured else work / "model.slr"

@@ -17,6 +17,7 @@ from slc.compiler.passes.lowering import Lowering
 from slc.compiler.passes.name_nodes import NameNodes
 from slc.compiler.passes.quantize_rows import QuantizeRows
 from slc.compiler.passes.runtime_versions import RuntimeVersions
+from slc.compiler.passes.share_adapter_down import ShareAdapterDown
 
 
 def passes(lowering: Lowering, ort_min: tuple[int, int]) -> list[ir.passes.PassBase]:
@@ -26,6 +27,7 @@ def passes(lowering: Lowering, ort_min: tuple[int, int]) -> list[ir.passes.PassB
         FuseBias(),  # before adapters: they stand between the operator and the Add
         QuantizeRows(lowering),  # embedding and head: Linears that LowerLinear left
         AttachAdapters(lowering),  # behind whatever base the Linear has got by now
+        ShareAdapterDown(),  # of siblings, once all have theirs
         RemoveUnusedNodesPass(),  # the dense weights that nothing reads any more
         TopologicalSortPass(),
         NameNodes(),

@@ -24,8 +24,10 @@ class Request:
       device: a name that `slc devices` lists, or the path of a TOML profile.
       mem: what the session may add to its process ("4GB", "512MiB"); None: what the device has.
       density, rank: of every Linear's S and residual adapter; None: chosen by `mem`.
-      values: value type of S: "auto", "f16" or "i8"; "dense" compresses nothing.
-      group: columns that share a scale of i8 values.
+      values: value type of S: "auto", "f16", "i8" or "i4"; "dense" compresses nothing.
+      group: columns that share a scale of i8 or i4 values.
+      accuracy_level: 1 computes with float32 activations, 4 with int8 ones; None: 4 for i8 and i4
+        values, else 1.
       context: tokens that the session must hold; None: what the model allows, at most 2048.
       batch: sequences at a time.
       provider: execution provider; None: the device's.
@@ -42,6 +44,7 @@ class Request:
     rank: int | None = None
     values: str = "auto"
     group: int = 64
+    accuracy_level: int | None = None
     context: int | None = None
     batch: int = 1
     provider: str | None = None

@@ -97,13 +97,14 @@ def _device(target: Target) -> dict[str, Any]:
 
 
 def _options(request: Request, plan: Plan, method: str) -> dict[str, Any]:
-    """The request without paths, with the method and the context that were chosen."""
+    """The request without paths, with the method, context and level that were chosen."""
     options = dataclasses.asdict(request)
     options["calibrate"] = Path(request.calibrate).name if request.calibrate else None
     options["device"] = Path(request.device).name
     options["adapters"] = _names(request)
     options["method"] = method
     options["context"] = plan.context
+    options["accuracy_level"] = plan.accuracy_level
     del options["jobs"]  # how many matrices at a time changes no byte
     return options
 

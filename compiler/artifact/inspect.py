@@ -72,6 +72,8 @@ def _linear(entry: Json) -> Json:
         "kind": entry["kind"],
         "encoding": choice["encoding"],
         "value_type": choice["value_type"],
+        "layout": choice.get("layout", "rows"),  # slc 0.1.0 knew no other and wrote none
+        "accuracy_level": choice.get("accuracy_level", 1),
         "density": choice["density"],
         "rank": choice["rank"],
         "bytes": choice["weight_bytes"],

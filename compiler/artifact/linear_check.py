@@ -3,6 +3,10 @@
 The bound is rigorous, not statistical: |y − ŷ| ≤ γₙ·(|x|·|W|ᵀ + |b|) for a row of n stored weights
 (`dense.py`, rule 5), plus half a unit in the last place of an f16 result. An error can't hide in it
 by cancellation elsewhere in the graph, and a node that fails is named.
+
+At accuracy_level 4 x is what the operator's contract rounds it to, the very same numbers here and
+there; the bound holds for the sum that follows: within 64 columns it is exact, so no weight is
+touched by more roundings than in f32.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from slc.compiler.artifact.dense import (
     split_scale,
     terms,
 )
+from slc.compiler.budget.encodings import FLOAT_LEVEL, INT8_LEVEL
 from slc.ops import DOMAIN
 
 _ROWS = 512  # of W at a time: bounds the f64 copies
@@ -46,11 +51,18 @@ class LinearCheck:
     bound: float  # of that cell
     used: float  # |error| / bound of that cell
     passed: bool
+    accuracy_level: int = 1
 
 
 def our_nodes(model: ir.Model) -> list[ir.Node]:
     """Nodes of our domain in graph order."""
     return [node for node in model.graph if node.domain == DOMAIN]
+
+
+def level_of(node: ir.Node) -> int:
+    """4 where the operator rounds activations to int8, else 1."""
+    level = node.attributes.get("accuracy_level")
+    return INT8_LEVEL if level is not None and level.as_int() == INT8_LEVEL else FLOAT_LEVEL
 
 
 def values_to_expose(node: ir.Node) -> list[ir.Value]:
@@ -66,7 +78,10 @@ def check_node(node: ir.Node, values: Mapping[str, npt.NDArray[Any]]) -> LinearC
     """Checks one node on the values of one run, by name; NaN and infinity anywhere fail."""
     got = values[str(node.outputs[0].name)]
     half_ulp = got.dtype == np.float16
-    worst = LinearCheck(str(node.name), node.op_type, 0.0, (0, 0), 0.0, 0.0, 0.0, 0.0, passed=True)
+    worst = LinearCheck(
+        str(node.name), node.op_type, 0.0, (0, 0), 0.0, 0.0, 0.0, 0.0, passed=True,
+        accuracy_level=level_of(node),
+    )  # fmt: skip
     flat = got.reshape(-1, got.shape[-1]).astype(np.float64)
     for first, wanted, bound in _expected(node, values):
         part = flat[:, first : first + wanted.shape[1]]
@@ -115,6 +130,8 @@ def _sparse(
     node: ir.Node, values: Mapping[str, npt.NDArray[Any]]
 ) -> Iterator[tuple[int, F64Array, F64Array]]:
     x = _rows_of(values, node.inputs[0])
+    if level_of(node) == INT8_LEVEL:
+        x = _as_int8(x)
     packed = node.inputs[1]
     assert packed is not None
     assert packed.const_value is not None
@@ -125,6 +142,16 @@ def _sparse(
     for first in range(0, weight.shape[0], _ROWS):
         rows = slice(first, first + _ROWS)
         yield first, *_product(x, weight[rows], bias[rows])
+
+
+def _as_int8(x: F64Array) -> F64Array:
+    """X: [M, K] as accuracy_level 4 rounds it: q · step in blocks of 64 columns."""
+    from slc.ops.bitmap_sparse_gemm import quantize_activations
+
+    q, step = quantize_activations(x.astype(np.float32))
+    by_block = q.reshape(*step.shape, -1).astype(np.float64) * step[:, :, None]
+    rounded: F64Array = by_block.reshape(len(x), -1)[:, : x.shape[1]]
+    return rounded
 
 
 def _product(x: F64Array, weight: F32Array, addend: F64Array) -> tuple[F64Array, F64Array]:

@@ -7,15 +7,16 @@ In order, each on its own and each named when it fails:
   4. a decoder's greedy tokens equal the dense graph's;
   5. how far the outputs are from the original model's (reported: compression moves them);
   6. the session's measured memory is within the budget of the manifest.
-Numerics are held at accuracy_level 1. A graph of level 4 rounds activations to int8, and how far
-that moves its outputs is reported beside them.
+Outputs and tokens are held at accuracy_level 1. A graph of level 4 rounds activations to int8, and
+how far that moves its outputs is reported beside them; its operators are held in step 3 at level 4
+as well, on activations rounded alike.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from slc.compiler.artifact.greedy import Generated, KvLoop, compare_tokens
 from slc.compiler.artifact.linear_check import (
     LinearCheck,
     check_node,
+    level_of,
     our_nodes,
     values_to_expose,
 )
@@ -38,6 +40,7 @@ from slc.compiler.artifact.memory_check import measure_memory
 from slc.compiler.artifact.probes import Probe, make_probes, prompt
 from slc.compiler.artifact.report import Distance, VerifyReport
 from slc.compiler.artifact.tolerance import SEEDS, OutputCheck, check_output
+from slc.compiler.budget.encodings import INT8_LEVEL
 from slc.compiler.errors import ArtifactError, ModelError, PostconditionError
 from slc.compiler.progress import Progress
 
@@ -177,9 +180,18 @@ class _Run:
         ]
 
     def check_linears(self) -> list[LinearCheck]:
-        """Step 3: the values between our nodes are made outputs of the graph, for one probe."""
-        exposed = self._model.clone()
-        nodes = our_nodes(exposed)
+        """Step 3, at level 1 and, where the artifact has such operators, at level 4."""
+        checks = self._check_nodes(self._model, our_nodes(self._model))
+        if self._level_changed:
+            shipped = self._artifact.model()
+            rounding = [node for node in our_nodes(shipped) if level_of(node) == INT8_LEVEL]
+            checks += self._check_nodes(shipped, rounding)
+        return checks
+
+    def _check_nodes(self, model: ir.Model, chosen: Sequence[ir.Node]) -> list[LinearCheck]:
+        """The values between our nodes are made outputs of the graph, for one probe."""
+        exposed, names = model.clone(), {node.name for node in chosen}
+        nodes = [node for node in our_nodes(exposed) if node.name in names]
         if not nodes:
             return []
         values = [value for node in nodes for value in values_to_expose(node)]

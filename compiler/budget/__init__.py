@@ -6,7 +6,13 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from slc.compiler.budget.choice import Choice
-from slc.compiler.budget.encodings import Ceiling, SparseValues, dense_choice
+from slc.compiler.budget.encodings import (
+    Ceiling,
+    SparseValues,
+    Storage,
+    dense_choice,
+    i4_layout,
+)
 from slc.compiler.budget.memory import MemoryPlan, Workload, predict
 from slc.compiler.budget.options import (
     DEFAULT_DENSITY,
@@ -14,6 +20,7 @@ from slc.compiler.budget.options import (
     BudgetOptions,
     check_options,
     chosen_context,
+    chosen_level,
     too_small,
 )
 from slc.compiler.budget.sizes import format_size
@@ -33,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BudgetOptions", "Choice", "Plan", "plan", "to_json"]
 
+_VALUES: dict[str, SparseValues] = {"i8": "i8", "i4": "i4"}  # "auto" and "dense" are f16
 INT8_HEAD_ORT = "1.23"  # MatMulNBits of 8 bits runs there and is refused by 1.19.2
 
 
@@ -47,6 +55,7 @@ class Plan:
       context: tokens per sequence.
       batch: sequences at a time.
       values: value type of S, after "auto".
+      accuracy_level: of our operator where it has a choice, after defaults.
       budget_bytes: of --mem; None when the user gave none.
       allowed_bytes: what the session must stay within: the budget, or what the device can spare.
       notes: decisions that the user did not ask for, a sentence each.
@@ -58,6 +67,7 @@ class Plan:
     context: int
     batch: int
     values: SparseValues
+    accuracy_level: int
     budget_bytes: int | None
     allowed_bytes: int
     notes: tuple[str, ...] = ()
@@ -77,8 +87,10 @@ def plan(source: Source, target: Target, options: BudgetOptions) -> Plan:
     workload = Workload(
         options.batch, chosen_context(source, options), source.genai_config, target.ort_min
     )
-    values: SparseValues = "i8" if options.values == "i8" else "f16"
-    stage = _Stage(source, target, options, workload, values)
+    storage = Storage(
+        _VALUES.get(options.values, "f16"), options.group, i4_layout(target), chosen_level(options)
+    )
+    stage = _Stage(source, target, options, workload, storage)
     notes = stage.notes()
     by_hand = options.density is not None or options.rank is not None or options.mem_bytes is None
     if options.values == "dense":
@@ -89,8 +101,8 @@ def plan(source: Source, target: Target, options: BudgetOptions) -> Plan:
     if memory.total_bytes > stage.allowed:
         raise stage.error(choices, memory)
     return Plan(
-        tuple(choices), memory, tuple(source.refusals), workload.context, workload.batch, values,
-        options.mem_bytes, stage.allowed, notes,
+        tuple(choices), memory, tuple(source.refusals), workload.context, workload.batch,
+        storage.values, storage.accuracy_level, options.mem_bytes, stage.allowed, notes,
     )  # fmt: skip
 
 
@@ -99,15 +111,14 @@ class _Stage:
 
     def __init__(
         self, source: Source, target: Target, options: BudgetOptions, workload: Workload,
-        values: SparseValues,
+        storage: Storage,
     ) -> None:  # fmt: skip
         self._source, self._target, self._options = source, target, options
         self._workload = workload
         self.allowed = options.mem_bytes or target.usable_bytes
         head = options.head if target.ort_at_least(INT8_HEAD_ORT) else "bitmap"
         self._encoder = Encoder(
-            values, options.group, self._ceilings(), options.extra_adapter_ranks, head,
-            _tied(source.linears),
+            storage, self._ceilings(), options.extra_adapter_ranks, head, _tied(source.linears)
         )  # fmt: skip
 
     def _ceilings(self) -> dict[str, Ceiling]:
@@ -157,7 +168,7 @@ class _Stage:
             self._source.linears,
             density=DEFAULT_DENSITY if options.density is None else options.density,
             rank=DEFAULT_RANK if options.rank is None else int(options.rank),
-            values=self._encoder.values, group=options.group, encoder=self._encoder,
+            encoder=self._encoder,
         )  # fmt: skip
 
     def by_budget(self) -> list[Choice]:
@@ -200,7 +211,7 @@ class _Stage:
         weights = sum(choice.weight_bytes for choice in like)
         return choose_uniform(
             self._source.linears, self.allowed, memory.total_bytes - weights,
-            values=encoder.values, group=encoder.group, encoder=encoder,
+            encoder=encoder,
         )  # fmt: skip
 
     def predict(self, choices: list[Choice]) -> MemoryPlan:

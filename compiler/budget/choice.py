@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-Encoding = Literal["bitmap", "int8", "dense"]
-ValueType = Literal["f32", "f16", "i8"]
+Encoding = Literal["bitmap", "delta", "int8", "dense"]
+ValueType = Literal["f32", "f16", "i8", "i4"]
+Layout = Literal["rows", "planes"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
     """How one Linear is stored and computed on the target.
 
-    `bitmap`: S in a packed blob (`value_type` f16 or i8) and an adapter of `rank` in f16.
+    `bitmap`, `delta`: S in a packed blob of that encoding and an adapter of `rank` in f16.
     `int8`: every weight in 8 bits with one scale per `group` columns (embedding, lm_head).
     `dense`: left as it is, in `value_type` f32; `reason` then says why.
     """
@@ -26,6 +27,14 @@ class Choice:
     rank: int = 0
     group: int = 0
     accuracy_level: int = 1  # as in MatMulNBits: 1 = fp32 activations, 4 = int8
-    weight_bytes: int = 0  # exact bytes in the artifact's data file, adapter and scales included
+    # Bytes in the artifact's data file, adapter and scales included: exact, for i4 values and for
+    # delta the most it can be (how many bytes those take depends on where the values lie).
+    weight_bytes: int = 0
     shared_with: str | None = None  # the Linear whose int8 table this one reads
     reason: str | None = None
+    layout: Layout = "rows"  # order of i4 codes, by what the target's kernels read best
+
+    @property
+    def sparse(self) -> bool:
+        """Whether it is a packed blob that our own operator reads."""
+        return self.encoding in ("bitmap", "delta")

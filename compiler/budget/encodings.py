@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from slc.compiler.budget.choice import Choice
+from slc.compiler.budget.choice import Choice, Layout
 from slc.compiler.linear import Linear
 
-SparseValues = Literal["f16", "i8"]
+if TYPE_CHECKING:
+    from slc.targets import Target
+
+SparseValues = Literal["f16", "i8", "i4"]
 
 ALIGNMENT_BYTES = 64  # of every tensor in model.onnx.data, as artifact.writer lays it out
 PAGE_BYTES = 4096  # of tensors of at least LARGE_BYTES
@@ -18,6 +21,7 @@ INT8_GROUPS = (128, 64, 32, 16)
 # Level 4 (int8 activations): at levels 0 and 1 onnxruntime decodes the whole matrix to f32 in every
 # call, measured as 4·N·K bytes of transient memory and a ninetieth of the speed.
 MATMUL_NBITS_LEVEL = 4
+FLOAT_LEVEL, INT8_LEVEL = 1, 4  # accuracy_level of our operator: activations in f32 or int8
 
 
 def aligned(size: int) -> int:
@@ -76,8 +80,34 @@ def int8_choice(linear: Linear) -> Choice:
     )  # fmt: skip
 
 
-def bitmap_choice(
-    linear: Linear, nnz: int, rank: int, values: SparseValues, group: int, extra_rank: int = 0
+@dataclasses.dataclass(frozen=True)
+class Storage:
+    """How the values of S are stored, the same for all Linears of one plan.
+
+    Attributes:
+      values: value type.
+      group: columns per scale of i8 and i4 values.
+      layout: order of i4 codes.
+      accuracy_level: of the operator where it has a choice: bitmaps of i8 and i4 values.
+    """
+
+    values: SparseValues
+    group: int = 64
+    layout: Layout = "rows"
+    accuracy_level: int = FLOAT_LEVEL
+
+
+def i4_layout(target: Target) -> Layout:
+    """The order of i4 codes that the target's kernels read best.
+
+    AVX-512 VBMI2 expands bytes and NEON looks them up in a table: codes side by side. AVX2 has
+    neither, but BMI2's pdep deposits bits: the codes' bits in four planes.
+    """
+    return "planes" if target.arch == "x86_64" and "avx512vbmi2" not in target.isa else "rows"
+
+
+def sparse_choice(
+    linear: Linear, nnz: int, rank: int, storage: Storage, extra_rank: int = 0
 ) -> Choice:
     """S of `nnz` values with an adapter of `rank`; dense, with a reason, where that is no larger.
 
@@ -85,24 +115,48 @@ def bitmap_choice(
       linear: the weight.
       nnz: stored values of S, 0 … N·K.
       rank: of the residual adapter.
-      values: value type of S.
-      group: columns per scale of i8 values.
+      storage: of S.
       extra_rank: rank of task adapters, which are concatenated in either case.
     """
-    from slc.ops.bitmap import encoded_bytes
-
     extra = adapter_bytes(linear.N, linear.K, extra_rank) if extra_rank else 0
     if 4 * linear.numel < DENSE_BELOW_BYTES:
         return _with_extra(dense_choice(linear, "its f32 weight is smaller than 1 KiB"), extra)
-    scale_group = group if values == "i8" else 0
-    blob = aligned(encoded_bytes(linear.N, linear.K, nnz, values, scale_group))
-    weight = blob + adapter_bytes(linear.N, linear.K, rank + extra_rank)
+    blob = _smallest_blob(linear, nnz, storage)
+    weight = blob.weight_bytes + adapter_bytes(linear.N, linear.K, rank + extra_rank)
     if weight >= dense_bytes(linear) + extra:
         reason = f"at this density and rank it would take {weight} bytes and dense f32 no more"
         return _with_extra(dense_choice(linear, reason), extra)
+    return dataclasses.replace(blob, rank=rank, weight_bytes=weight)
+
+
+def _smallest_blob(linear: Linear, nnz: int, storage: Storage) -> Choice:
+    """S alone as a bitmap, or at a low density as a delta blob if the most it takes is less.
+
+    Delta has no i4: where a value already costs a byte for its place, i8 values are used.
+    """
+    from slc.ops.bitmap import DELTA_BELOW
+
+    bitmap = _blob(linear, nnz, "bitmap", storage)
+    if nnz >= DELTA_BELOW * linear.numel:
+        return bitmap
+    columns = -(-linear.K // 64) * 64  # one scale per row
+    delta = Storage("f16" if storage.values == "f16" else "i8", columns)
+    return min(bitmap, _blob(linear, nnz, "delta", delta), key=lambda blob: blob.weight_bytes)
+
+
+def _blob(
+    linear: Linear, nnz: int, encoding: Literal["bitmap", "delta"], storage: Storage
+) -> Choice:
+    from slc.ops.bitmap import encoded_bytes
+
+    values = storage.values
+    group = 0 if values == "f16" else storage.group
+    layout = storage.layout if values == "i4" else "rows"
+    size = encoded_bytes(linear.N, linear.K, nnz, values, group, encoding=encoding, layout=layout)
     return Choice(
-        linear.name, "bitmap", values, density=nnz / linear.numel, nnz=nnz, rank=rank,
-        group=scale_group, weight_bytes=weight,
+        linear.name, encoding, values, density=nnz / linear.numel, nnz=nnz, group=group,
+        accuracy_level=FLOAT_LEVEL if values == "f16" else storage.accuracy_level,
+        weight_bytes=aligned(size), layout=layout,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from slc.compiler.budget.activations import activation_peak
 from slc.compiler.budget.choice import Choice
-from slc.compiler.budget.encodings import aligned
+from slc.compiler.budget.encodings import INT8_LEVEL, aligned
 from slc.compiler.budget.shapes import concrete_shapes
 from slc.compiler.budget.steps import graph_steps
 from slc.compiler.linear import Linear
@@ -30,7 +30,10 @@ ARENA_SLACK = 1.06
 ARENA_SLACK_SPARSE = 1.17
 # Of everything but weights: what one measurement differs from the next.
 MARGIN = 0.02
-PACK_COLUMNS = 512  # our GEMM copies X into blocks of so many columns, zero-padded to a mask word
+DELTA_ROWS = 16  # the GEMM of delta blobs copies X into tiles of so many rows
+PACK_COLUMNS = (
+    512  # that of bitmaps copies X into blocks of so many columns, zero-padded to a mask word
+)
 MASK_COLUMNS = 64
 # GroupQueryAttention of 1.29 and 1.32 never holds all scores at once; 1.23.2 and 1.26.0 do.
 GQA_BY_BLOCKS_ORT = "1.29"
@@ -139,15 +142,28 @@ def predict(
 
 
 def scratch_bytes(linears: Sequence[Linear], choices: Sequence[Choice], workload: Workload) -> int:
-    """What BitmapSparseGemm packs X into, f32; freed, but the C library keeps its pages."""
+    """What BitmapSparseGemm packs X into; freed, but the C library keeps its pages."""
     rows = workload.batch * workload.context
-    columns = [
-        -(-linear.K // (PACK_COLUMNS if linear.K > PACK_COLUMNS else MASK_COLUMNS))
-        * (PACK_COLUMNS if linear.K > PACK_COLUMNS else MASK_COLUMNS)
-        for linear, choice in zip(linears, choices, strict=True)
-        if choice.encoding == "bitmap"
-    ]
-    return 4 * rows * max(columns, default=0)
+    return max(
+        (
+            _packed_x_bytes(rows, linear.K, choice)
+            for linear, choice in zip(linears, choices, strict=True)
+            if choice.sparse
+        ),
+        default=0,
+    )
+
+
+def _packed_x_bytes(rows: int, K: int, choice: Choice) -> int:
+    """X: [rows, K] in the order that the GEMM of this Choice wants."""
+    words = -(-K // MASK_COLUMNS)
+    if choice.encoding == "delta":
+        return 4 * -(-rows // DELTA_ROWS) * DELTA_ROWS * words * MASK_COLUMNS
+    block = PACK_COLUMNS if K > PACK_COLUMNS else MASK_COLUMNS
+    columns = -(-K // block) * block
+    if choice.accuracy_level == INT8_LEVEL:
+        return rows * (2 * columns + 8 * words)  # q and |q|; a step and a sum for each word
+    return 4 * rows * columns
 
 
 def run_lines(
@@ -167,7 +183,7 @@ def run_lines(
     )
     genai = workload.genai_config is not None
     peak = activation_peak(run, outputs_bound=genai)
-    sparse = any(choice.encoding == "bitmap" for choice in choices)
+    sparse = any(choice.sparse for choice in choices)
     slack = ARENA_SLACK_SPARSE if sparse else ARENA_SLACK
     bytes_ = peak.bound_bytes + int((peak.bytes - peak.bound_bytes) * slack)
     reckoned = f"buffers as onnxruntime plans them, most at {peak.label}"

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from slc.compiler.budget.encodings import FLOAT_LEVEL, INT8_LEVEL
 from slc.compiler.budget.sizes import format_size
 from slc.compiler.errors import RequestError
 
@@ -18,7 +19,8 @@ DEFAULT_RANK = 32
 CONTEXT_MAX_DEFAULT = 2048  # a longer one has to be asked for: its cache may outweigh the model
 CONTEXT_UNSTATED = 512  # for graphs that state no limit
 GROUP_MAX = 1 << 20  # columns; no matrix is wider
-VALUES = ("auto", "f16", "i8", "dense")
+VALUES = ("auto", "f16", "i8", "i4", "dense")
+INTEGER_VALUES = ("i8", "i4")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,13 +30,15 @@ class BudgetOptions:
     Attributes:
       density: of every S, 0 … 1; None: by budget.
       rank: of every residual adapter; None: by budget.
-      values: "auto", "f16" or "i8"; "dense" leaves every weight as it is, to compare with.
+      values: "auto", "f16", "i8" or "i4"; "dense" leaves every weight as it is, to compare with.
       mem_bytes: what the session may add to its process; None: what the device can spare.
       context: tokens per sequence, prompt and answer; None: the model's, at most 2048.
       batch: sequences at a time.
-      group: columns that share a scale of i8 values, a multiple of 64, at most 2^20.
+      group: columns that share a scale of i8 or i4 values, a multiple of 64, at most 2^20.
       extra_adapter_ranks: rank that static task adapters add, by Linear name.
       head: "bitmap" (i8 at density 1) or "int8" (onnxruntime's MatMulNBits) for lm_head.
+      accuracy_level: of our operator, 1 (f32 activations) or 4 (int8); None: 4 for i8 and i4
+        values, else 1.
     """
 
     density: float | None = None
@@ -46,6 +50,7 @@ class BudgetOptions:
     group: int = 64
     extra_adapter_ranks: Mapping[str, int] = dataclasses.field(default_factory=dict)
     head: str = "bitmap"
+    accuracy_level: int | None = None
 
 
 def check_options(options: BudgetOptions) -> None:
@@ -69,8 +74,23 @@ def check_options(options: BudgetOptions) -> None:
         raise RequestError(f"--context: got {options.context}, wanted at least 1")
     if options.mem_bytes is not None and options.mem_bytes < 1:
         raise RequestError(f"--mem: got {options.mem_bytes}, wanted a size such as 4GB")
+    level = options.accuracy_level
+    if level not in (None, FLOAT_LEVEL, INT8_LEVEL):
+        raise RequestError(f"--accuracy-level: got {level}, wanted 1 or 4")
+    if level == INT8_LEVEL and options.values not in INTEGER_VALUES:
+        raise RequestError(
+            f"--accuracy-level: got 4 with --values {options.values}, wanted 1, or --values i8 or "
+            "i4: int8 activations need integer weights"
+        )
     if options.head not in ("bitmap", "int8"):
         raise RequestError(f"head: got {options.head!r}, wanted 'bitmap' or 'int8'")
+
+
+def chosen_level(options: BudgetOptions) -> int:
+    """The accuracy level after defaults."""
+    if options.accuracy_level is not None:
+        return options.accuracy_level
+    return INT8_LEVEL if options.values in INTEGER_VALUES else FLOAT_LEVEL
 
 
 def context_limit(source: Source) -> int | None:

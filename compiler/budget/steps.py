@@ -3,14 +3,16 @@
 The graph is still dense when memory is predicted, so what the passes will do to it is done here to
 the steps:
 
-    MatMul, Gemm of a bitmap Linear + Add of a bias   -> one step
+    MatMul, Gemm of a sparse Linear + Add of a bias   -> one step
     any Linear with an adapter                        -> base, Down (H), Up (Y beside Y0)
+    several that read one X                           -> one Down, with the ranks of all
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
 import onnx_ir as ir
@@ -98,19 +100,19 @@ def graph_steps(
         for linear, choice in zip(linears, choices, strict=True)
         for node in linear.nodes
     }
-    biased = _bias_adds(model, {n for n, (c, _) in by_node.items() if c.encoding == "bitmap"})
+    biased = _bias_adds(model, {n for n, (c, _) in by_node.items() if c.sparse})
     unknown = sum(
         1
         for node in model.graph
         for o in node.outputs
         if o.name and o.name not in shapes and o.name not in skipped
     )
+    shared = _SharedDowns(model, {name: rank for name, (_, rank) in by_node.items() if rank})
     steps: list[Step] = []
     for node in model.graph:
         step = _step(node, shapes, skipped, biased)
         step = dataclasses.replace(step, workspace=_workspace_bytes(node, shapes, by_blocks))
-        choice_rank = by_node.get(str(node.name))
-        steps += _adapted(step, choice_rank[1]) if choice_rank and choice_rank[1] else [step]
+        steps += shared.adapted(node, step)
     inputs = [_made(v, shapes) for v in model.graph.inputs if str(v.name) not in skipped]
     outputs = frozenset(str(v.name) for v in model.graph.outputs) - skipped
     return Steps(tuple(inputs), tuple(steps), outputs, unknown)
@@ -157,17 +159,33 @@ def _bias_adds(model: ir.Model, sparse: Collection[str]) -> set[str]:
     return found
 
 
-def _adapted(base: Step, rank: int) -> list[Step]:
-    """Y = base(x)  ->  y0 = base(x); h = Down(x); y = Up(y0, h)."""
-    y = base.makes[0]
-    y0 = dataclasses.replace(y, name=f"{y.name}/base")
-    h = Made(f"{y.name}/H", (*y.shape[:-1], rank), y.itemsize)
-    x = base.reads[:1]
-    return [
-        dataclasses.replace(base, makes=(y0,)),
-        Step(f"ConcatAdapterDown of {base.label}", x, (h,)),
-        Step(f"ConcatAdapterUp of {base.label}", (y0.name, h.name), (y,)),
-    ]
+class _SharedDowns:
+    """Y = base(x)  ->  y0 = base(x); h = Down(x), once for all that read x; y = Up(y0, h)."""
+
+    def __init__(self, model: ir.Model, rank_of: Mapping[str, int]) -> None:
+        self._adapted = frozenset(rank_of)
+        self._ranks: Counter[ir.Value | None] = Counter()  # of all that read a value
+        self._h: dict[ir.Value | None, Made] = {}
+        for node in model.graph:
+            self._ranks[_input(node)] += rank_of.get(str(node.name), 0)
+
+    def adapted(self, node: ir.Node, base: Step) -> list[Step]:
+        """The steps of one node: itself, where it has no adapter."""
+        if str(node.name) not in self._adapted:
+            return [base]
+        y, x = base.makes[0], _input(node)
+        y0 = dataclasses.replace(y, name=f"{y.name}/base")
+        steps = [dataclasses.replace(base, makes=(y0,))]
+        if x not in self._h:
+            h = Made(f"{y.name}/H", (*y.shape[:-1], self._ranks[x]), y.itemsize)
+            self._h[x] = h
+            steps.append(Step(f"ConcatAdapterDown of {base.label}", base.reads[:1], (h,)))
+        reads = (y0.name, self._h[x].name)
+        return [*steps, Step(f"ConcatAdapterUp of {base.label}", reads, (y,))]
+
+
+def _input(node: ir.Node) -> ir.Value | None:
+    return node.inputs[0] if node.inputs else None
 
 
 def _workspace_bytes(node: ir.Node, shapes: Mapping[str, Shape], by_blocks: bool) -> int:

@@ -14,9 +14,10 @@ from slc.compiler.budget.choice import Choice
 from slc.compiler.budget.encodings import (
     Ceiling,
     SparseValues,
-    bitmap_choice,
+    Storage,
     dense_choice,
     int8_choice,
+    sparse_choice,
 )
 from slc.compiler.errors import BudgetError
 from slc.compiler.linear import Linear
@@ -31,16 +32,14 @@ class Encoder:
     """What is the same for all Linears of one plan.
 
     Attributes:
-      values: value type of S.
-      group: columns per scale of i8 values.
+      storage: of S.
       ceilings: most nnz and rank by Linear name.
       extra_ranks: rank that task adapters add, by Linear name.
       head: "bitmap" stores lm_head as i8 at density 1, "int8" for onnxruntime's MatMulNBits.
       tied: lm_head -> embedding, where both hold the same weight.
     """
 
-    values: SparseValues
-    group: int
+    storage: Storage
     ceilings: Mapping[str, Ceiling]
     extra_ranks: Mapping[str, int] = dataclasses.field(default_factory=dict)
     head: str = "bitmap"
@@ -50,9 +49,10 @@ class Encoder:
         """The Choice at `nnz` and `rank`; embedding and head have only one."""
         extra = self.extra_ranks.get(linear.name, 0)
         if linear.kind == "linear":
-            return bitmap_choice(linear, nnz, rank, self.values, self.group, extra)
+            return sparse_choice(linear, nnz, rank, self.storage, extra)
         if linear.kind == "lm_head" and (self.head == "bitmap" or linear.K % 16):
-            return bitmap_choice(linear, linear.numel, 0, "i8", self.group, extra)
+            full = dataclasses.replace(self.storage, values="i8")
+            return sparse_choice(linear, linear.numel, 0, full, extra)
         choice = int8_choice(linear)
         if choice.weight_bytes >= dense_choice(linear, "").weight_bytes:
             return dense_choice(linear, "dense f32 is no larger than 8 bits with a scale per row")
@@ -82,8 +82,7 @@ def choose_explicit(
     *,
     density: float,
     rank: int,
-    values: SparseValues,
-    group: int = 64,
+    values: SparseValues = "f16",
     encoder: Encoder | None = None,
 ) -> list[Choice]:
     """The Choices at a density and a rank given by hand.
@@ -92,11 +91,10 @@ def choose_explicit(
       linears: in graph order.
       density: nnz / (N·K) of every S; below it where a checkpoint holds less.
       rank: of every residual adapter, likewise.
-      values: value type of S.
-      group: columns per scale of i8 values.
-      encoder: ceilings and ties; None: no ceilings but 1 and min(N, K).
+      values: value type of S, without an encoder.
+      encoder: storage, ceilings and ties; None: no ceilings but 1 and min(N, K).
     """
-    encoder = encoder or Encoder(values, group, ceilings(linears, 1.0, max(1, rank)))
+    encoder = encoder or Encoder(Storage(values), ceilings(linears, 1.0, max(1, rank)))
     chosen = []
     for linear in linears:
         ceiling = encoder.ceilings[linear.name]
@@ -110,10 +108,9 @@ def choose_uniform(
     budget_bytes: int,
     fixed_bytes: int,
     *,
-    values: SparseValues,
+    values: SparseValues = "f16",
     rank_max: int = RANK_MAX,
     density_max: float = 1.0,
-    group: int = 64,
     encoder: Encoder | None = None,
 ) -> list[Choice]:
     """The Choices at the largest common ratio whose weights fit into budget_bytes − fixed_bytes.
@@ -122,16 +119,15 @@ def choose_uniform(
       linears: in graph order.
       budget_bytes: for the whole session.
       fixed_bytes: of it, what no choice here changes.
-      values: value type of S.
+      values: value type of S, without an encoder.
       rank_max: rank at ratio 1.
       density_max: density at ratio 1.
-      group: columns per scale of i8 values.
-      encoder: ceilings and ties; None: made of density_max and rank_max.
+      encoder: storage, ceilings and ties; None: made of density_max and rank_max.
 
     Raises:
       BudgetError: not even density 0 and rank 0 fit.
     """
-    encoder = encoder or Encoder(values, group, ceilings(linears, density_max, rank_max))
+    encoder = encoder or Encoder(Storage(values), ceilings(linears, density_max, rank_max))
     allowed = budget_bytes - fixed_bytes
 
     def at(ratio: float, rank_ratio: float | None = None) -> list[Choice]:
@@ -168,7 +164,7 @@ def _spend(
 ) -> list[Choice]:
     """Gives what is left to S, a row of values at a time, matrix by matrix, while anything fits."""
     left = allowed - _total(chosen)
-    growing = [i for i, choice in enumerate(chosen) if choice.encoding == "bitmap"]
+    growing = [i for i, choice in enumerate(chosen) if choice.sparse]
     while growing:
         still = []
         for i in growing:
@@ -179,7 +175,7 @@ def _spend(
                 continue
             larger = encoder.choice(linear, nnz, choice.rank)
             extra = larger.weight_bytes - choice.weight_bytes
-            if larger.encoding == "bitmap" and extra <= left:
+            if larger.sparse and extra <= left:
                 chosen[i], left = larger, left - extra
                 still.append(i)
         growing = still

@@ -26,9 +26,16 @@ Density = Annotated[
 ]
 Rank = Annotated[int | None, typer.Option(help="Rank of the residual adapter of each Linear.")]
 Values = Annotated[
-    str, typer.Option(help="Value type of S: auto, f16 or i8; dense compresses nothing.")
+    str, typer.Option(help="Value type of S: auto, f16, i8 or i4; dense compresses nothing.")
 ]
-Group = Annotated[int, typer.Option(help="Columns that share a scale of i8 values.")]
+Group = Annotated[int, typer.Option(help="Columns that share a scale of i8 or i4 values.")]
+AccuracyLevel = Annotated[
+    int | None,
+    typer.Option(
+        help="Activations in float32 (1) or int8 (4); 4 where left out for i8 and i4, else 1.",
+        show_default=False,
+    ),
+]
 Context = Annotated[
     int | None, typer.Option(help="Tokens the session must hold: prompt and answer.")
 ]

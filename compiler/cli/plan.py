@@ -15,6 +15,7 @@ def command(
     rank: opt.Rank = None,
     values: opt.Values = "auto",
     group: opt.Group = 64,
+    accuracy_level: opt.AccuracyLevel = None,
     context: opt.Context = None,
     batch: opt.Batch = 1,
     provider: opt.Provider = None,
@@ -29,8 +30,8 @@ def command(
     with progress_bar() as progress:
         result, target = plan(
             model, device=device, mem=mem, density=density, rank=rank, values=values, group=group,
-            context=context, batch=batch, provider=provider, adapters=tuple(adapter or ()),
-            adapter_slots=adapter_slots, progress=progress,
+            accuracy_level=accuracy_level, context=context, batch=batch, provider=provider,
+            adapters=tuple(adapter or ()), adapter_slots=adapter_slots, progress=progress,
         )  # fmt: skip
     print_plan(people, result, target)
     if json:

@@ -47,11 +47,11 @@ def print_export(console: Console, path: Path, manifest: Mapping[str, Any]) -> N
 def print_plan(console: Console, plan: Plan, target: Target) -> None:
     """The Choices, the arithmetic and what was decided by default."""
     rows = [
-        (c.linear, c.encoding, c.value_type, f"{c.density:.3f}", c.rank,
-         format_size(c.weight_bytes), c.reason or "")
+        (c.linear, c.encoding, _values(c.value_type, c.layout), c.accuracy_level,
+         f"{c.density:.3f}", c.rank, format_size(c.weight_bytes), c.reason or "")
         for c in plan.choices[:ROWS_MAX]
     ]  # fmt: skip
-    columns = ("Linear", "encoding", "values", ">density", ">rank", ">bytes", "reason")
+    columns = ("Linear", "encoding", "values", ">level", ">density", ">rank", ">bytes", "reason")
     console.print(table(f"choices for {target.name}", columns, rows))
     if len(plan.choices) > ROWS_MAX:
         console.print(f"  … and {len(plan.choices) - ROWS_MAX} more Linears (--json lists all)")
@@ -79,7 +79,7 @@ def print_verify(console: Console, report: VerifyReport) -> None:
         failed = [check.node for check in report.linears if not check.passed]
         console.print(
             f"{len(report.linears)} operators against f64: {len(failed)} beyond their bound; the "
-            f"worst uses {worst.used:.1%} of it ({worst.node})",
+            f"worst uses {worst.used:.1%} of it ({worst.node}, level {worst.accuracy_level})",
             soft_wrap=True,
         )
     if report.tokens is not None:
@@ -135,19 +135,24 @@ def _nested(value: object) -> bool:
 
 def _print_choices(console: Console, choices: Sequence[Mapping[str, Any]]) -> None:
     """One row per distinct way of storing."""
-    groups: dict[tuple[str, str, str, int], list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[object, ...], list[Mapping[str, Any]]] = {}
     for c in choices:
-        key = (c["encoding"], c["value_type"], f"{c['density']:.3f}", c["rank"])
+        values = _values(c["value_type"], c["layout"])
+        key = (c["encoding"], values, c["accuracy_level"], f"{c['density']:.3f}", c["rank"])
         groups.setdefault(key, []).append(c)
     rows = [
         (len(group), *key, format_size(sum(c["weight_bytes"] for c in group)))
         for key, group in sorted(groups.items(), key=lambda item: -len(item[1]))
     ]
-    columns = (">Linears", "encoding", "values", ">density", ">rank", ">bytes")
+    columns = (">Linears", "encoding", "values", ">level", ">density", ">rank", ">bytes")
     console.print(table("how the Linears are stored", columns, rows[:ROWS_MAX]))
     reasons = Counter(c["reason"] for c in choices if c["reason"])
     for reason, count in reasons.items():
         console.print(f"{count} left dense: {reason}", soft_wrap=True)
+
+
+def _values(value_type: str, layout: str) -> str:
+    return f"{value_type} {layout}" if value_type == "i4" else value_type
 
 
 def _print_memory(console: Console, lines: Sequence[tuple[str, int]]) -> None:

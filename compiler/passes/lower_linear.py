@@ -4,8 +4,9 @@
     Gemm(X, W, C?, alpha, beta, transB)       -> BitmapSparseGemm(X, packed, beta·C?)
 
 Rules:
-  1. Only Linears whose Choice is `bitmap` are touched.
-  2. `packed` is encoded when the artifact is written, one matrix in memory at a time.
+  1. Only Linears whose Choice is `bitmap` or `delta` are touched.
+  2. `packed` is encoded when the artifact is written, one matrix in memory at a time. Its size must
+     be known before: for i4 values and for delta it follows from where the values lie.
   3. Gemm's alpha is folded into the packed values, its beta into the bias.
   4. Nodes that share a weight share the blob.
   5. The new node takes the old one's name and output, so later passes find it.
@@ -30,10 +31,10 @@ class LowerLinear(ir.passes.InPlacePass):
         self._lowering = lowering
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Rewrites every node of every bitmap Linear."""
+        """Rewrites every node of every sparse Linear."""
         nodes = nodes_by_name(model)
         modified = False
-        for linear, choice in self._lowering.chosen("bitmap"):
+        for linear, choice in self._lowering.chosen("bitmap", "delta"):
             packed = add_initializer(
                 model, f"{linear.name}.packed", _packed_tensor(self._lowering, linear, choice)
             )
@@ -45,14 +46,23 @@ class LowerLinear(ir.passes.InPlacePass):
 
 def _packed_tensor(lowering: Lowering, linear: Linear, choice: Choice) -> ir.LazyTensor:
     """The blob of `linear`, made when it is written."""
-    value_type: bitmap.ValueType = "i8" if choice.value_type == "i8" else "f16"
-    size = bitmap.encoded_bytes(linear.N, linear.K, choice.nnz, value_type, choice.group)
+    value_type: bitmap.ValueType = "f16" if choice.value_type == "f32" else choice.value_type
+    group, layout = choice.group, choice.layout
+    encoding: bitmap.Encoding = "delta" if choice.encoding == "delta" else "bitmap"
+    if value_type == "i4" or encoding == "delta":
+        mask = lowering.sparse(linear, choice)[1]
+        size = bitmap.blob_bytes(mask, value_type, group, encoding=encoding, layout=layout)
+        del mask
+    else:
+        size = bitmap.encoded_bytes(linear.N, linear.K, choice.nnz, value_type, group)
 
     def encode() -> ir.TensorProtocol:
         matrix, mask = lowering.sparse(linear, choice)
         if linear.alpha != 1.0:
             matrix = matrix * np.float32(linear.alpha)
-        return ir.Tensor(bitmap.encode(matrix, value_type, choice.group, mask=mask))
+        return ir.Tensor(
+            bitmap.encode(matrix, value_type, group, mask, encoding=encoding, layout=layout)
+        )
 
     return ir.LazyTensor(encode, dtype=ir.DataType.UINT8, shape=ir.Shape([size]))
 

@@ -27,8 +27,7 @@ class Lowering:
     Attributes:
       linears: in graph order.
       choices: by Linear name.
-      checkpoint: S and the residual adapter of every Linear whose encoding is `bitmap`; None when
-        no Linear is.
+      checkpoint: S and the residual adapter of every sparse Linear; None when there is none.
       weight: reads W: [N, K] f32 of a Linear from the source.
       adapters: task adapters that are concatenated statically, by Linear name.
       adapter_slots: pairs of overridable initializers per Linear for adapters loaded at run time.
@@ -41,11 +40,11 @@ class Lowering:
     adapters: dict[str, list[Adapter]] = dataclasses.field(default_factory=dict)
     adapter_slots: int = 0
 
-    def chosen(self, encoding: str) -> Iterator[tuple[Linear, Choice]]:
-        """Linears with the given encoding, in graph order."""
+    def chosen(self, *encodings: str) -> Iterator[tuple[Linear, Choice]]:
+        """Linears with one of the encodings, in graph order."""
         for linear in self.linears:
             choice = self.choices.get(linear.name)
-            if choice is not None and choice.encoding == encoding:
+            if choice is not None and choice.encoding in encodings:
                 yield linear, choice
 
     def sparse(self, linear: Linear, choice: Choice) -> tuple[F32Array, npt.NDArray[np.bool_]]:

@@ -37,11 +37,18 @@ def _initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
 
 
 def two_layers(
-    *, value_type: str = "f16", slots: bool = False, change=lambda name, matrix: matrix
+    *,
+    value_type: str = "f16",
+    slots: bool = False,
+    level: int = 1,
+    encoding: str = "bitmap",
+    layout: str = "rows",
+    change=lambda name, matrix: matrix,
 ) -> ir.Model:
     """Y = Relu(S1·X + B·A·X + b)·S2ᵀ over X: [batch, length, K].
 
-    `change` may alter a matrix before it is packed: how the tests plant a fault.
+    `level` is the accuracy_level of both sparse operators. `change` may alter a matrix before it
+    is packed: how the tests plant a fault.
     """
     f32 = ir.TensorType(ir.DataType.FLOAT)
     x = ir.Value(name="x", shape=ir.Shape(["batch", "length", K]), type=f32)
@@ -50,7 +57,8 @@ def two_layers(
 
     def packed(name: str, seed: int, rows: int, columns: int) -> ir.Value:
         matrix = change(name, sparse_matrix(seed, rows, columns))
-        return _initializer(graph, f"{name}.packed", bitmap.encode(matrix, value_type, 64))
+        blob = bitmap.encode(matrix, value_type, 64, encoding=encoding, layout=layout)
+        return _initializer(graph, f"{name}.packed", blob)
 
     def add(op: str, inputs: list[ir.Value | None], domain: str = DOMAIN, **attributes: int):
         node = ir.node(op, inputs, attributes, domain=domain, name=f"{op}_{len(graph)}")
@@ -60,7 +68,11 @@ def two_layers(
         return node.outputs[0]
 
     bias = _initializer(graph, "bias", rng.standard_normal(HIDDEN).astype(np.float32))
-    y0 = add("BitmapSparseGemm", [x, packed("first", 1, HIDDEN, K), bias], N=HIDDEN, K=K)
+
+    def sparse(inputs: list[ir.Value | None], rows: int, columns: int) -> ir.Value:
+        return add("BitmapSparseGemm", inputs, N=rows, K=columns, accuracy_level=level)
+
+    y0 = sparse([x, packed("first", 1, HIDDEN, K), bias], HIDDEN, K)
     down = rng.standard_normal((RANK, K)).astype(np.float16)
     up = (rng.standard_normal((HIDDEN, RANK)) / 8).astype(np.float16)
     a, b = [_initializer(graph, "A", down)], [_initializer(graph, "B", up)]
@@ -72,7 +84,7 @@ def two_layers(
     h = add("ConcatAdapterDown", [x, None, None, *a])
     y1 = add("ConcatAdapterUp", [y0, h, None, *b], offset=0)
     z = add("Relu", [y1], domain="")
-    y = add("BitmapSparseGemm", [z, packed("second", 2, N, HIDDEN)], N=N, K=HIDDEN)
+    y = sparse([z, packed("second", 2, N, HIDDEN)], N, HIDDEN)
     y.name, y.shape = "y", ir.Shape(["batch", "length", N])
     graph.outputs.append(y)
     return ir.Model(graph, ir_version=9)

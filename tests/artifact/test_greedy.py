@@ -49,9 +49,22 @@ def test_decoder_verifies(decoder: Path, tiny_llama: Path) -> None:
     assert len(report.tokens.tokens) == 64
     assert report.tokens.equal == 64 or report.tokens.tie_margin is not None
     assert len(set(report.tokens.tokens)) > 3
-    logits = [d for d in report.distances if d.output == "logits"]
-    assert len(logits) == 3
-    assert all(0.5 < d.cosine < 1 and d.max_error > 0 for d in logits)
+    for against in ("original", "as shipped"):  # i8 is shipped with int8 activations
+        logits = [d for d in report.distances if (d.against, d.output) == (against, "logits")]
+        assert len(logits) == 3
+        assert all(0.5 < d.cosine < 1 and d.max_error > 0 for d in logits)
+    assert {check.accuracy_level for check in report.linears} == {1, 4}
+
+
+@pytest.mark.slow
+def test_full_head_leaves_the_residual_to_the_adapters(decoder: Path) -> None:
+    """The head's density of 1 is not that of the decomposition, whose residual would be zero."""
+    from slc.compiler.artifact.artifact import Artifact
+
+    initializers = Artifact.open(decoder).model().graph.initializers
+    adapters = [v.const_value for name, v in initializers.items() if name.endswith(".lora_A")]
+    assert adapters
+    assert all(np.abs(a.numpy()).max() > 0 for a in adapters if a is not None)
 
 
 @pytest.mark.slow

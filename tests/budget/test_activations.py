@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import numpy as np
+import onnx
+import onnx_ir as ir
 from budget.models import mlp
 
 from slc.compiler.budget.activations import activation_peak
 from slc.compiler.budget.choice import Choice
 from slc.compiler.budget.shapes import concrete_shapes
 from slc.compiler.budget.steps import Made, Step, Steps, graph_steps
+from slc.compiler.linear import Linear
 
 
 def made(name: str, size: int) -> Made:
@@ -79,3 +83,29 @@ def test_an_adapter_is_a_second_output_and_its_hidden_rows() -> None:
     wide = [Choice("layer0", "bitmap", "f16", rank=64)]
     widest = activation_peak(graph_steps(source.graph, shapes, source.linears, wide))
     assert widest.bytes == 4 * row
+
+
+def test_siblings_share_one_hidden_value() -> None:
+    """Both read x: one Down makes H with the ranks of both, and it lives until the second Up."""
+    proto = onnx.parser.parse_model(
+        '<ir_version: 9, opset_import: ["" : 18]> '
+        "m (float[10, 64] x) => (float[10, 64] y, float[10, 64] z) "
+        "{ y = MatMul(x, w)\n z = MatMul(x, v) }"
+    )
+    for name in ("w", "v"):
+        proto.graph.initializer.append(
+            onnx.numpy_helper.from_array(np.zeros((64, 64), np.float32), name)
+        )
+    model = ir.from_proto(proto)
+    linears = []
+    for node, name in zip(model.graph, ("w", "v"), strict=True):
+        node.name = f"matmul_{name}"
+        linears.append(Linear(name, 64, 64, name, True, (node.name,)))
+    choices = [Choice("w", "bitmap", "f16", rank=8), Choice("v", "bitmap", "f16", rank=4)]
+    planned = graph_steps(model, concrete_shapes(model, 1, 10), linears, choices)
+    assert [step.label.split(" ")[0] for step in planned.steps] == [
+        "MatMul", "ConcatAdapterDown", "ConcatAdapterUp", "MatMul", "ConcatAdapterUp",
+    ]  # fmt: skip
+    down, up = planned.steps[1].makes[0], planned.steps[4]
+    assert down.shape == (10, 12)
+    assert down.name in up.reads

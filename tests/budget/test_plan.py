@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from budget.models import mlp, table_source
@@ -44,7 +45,7 @@ def test_lines_add_up_and_count_each_choice_exactly(source: Source) -> None:
     assert all(line.reckoned for line in result.memory.lines)
 
 
-@pytest.mark.parametrize("values", ["f16", "i8"])
+@pytest.mark.parametrize("values", ["f16", "i8", "i4"])
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.02, 0.2, 0.5, 0.9, 1.0])
 def test_mem_is_never_exceeded_and_used_to_99_percent(
     source: Source, values: str, share: float
@@ -59,6 +60,33 @@ def test_mem_is_never_exceeded_and_used_to_99_percent(
     weights = sum(c.weight_bytes for c in result.choices)
     full = sum(c.weight_bytes for c in most.choices)
     assert weights == full or weights >= 0.99 * (weights + mem - result.memory.total_bytes)
+
+
+@pytest.mark.parametrize(
+    ("values", "asked", "level"),
+    [("auto", None, 1), ("f16", 1, 1), ("i8", None, 4), ("i4", None, 4), ("i4", 1, 1)],
+)
+def test_level_follows_the_values_unless_it_is_given(
+    source: Source, values: str, asked: int | None, level: int
+) -> None:
+    options = BudgetOptions(values=values, accuracy_level=asked, context=8)
+    result = plan(source, TARGET, options)
+    assert result.accuracy_level == level
+    assert {c.accuracy_level for c in result.choices} == {level}
+    wanted = ("i4", "planes") if values == "i4" else (values.replace("auto", "f16"), "rows")
+    assert {(c.value_type, c.layout) for c in result.choices} == {wanted}
+
+
+def test_int8_activations_need_less_scratch(source: Source) -> None:
+    def scratch(**options: Any) -> int:
+        return plan(source, TARGET, BudgetOptions(context=100, **options)).memory.bytes_of(
+            "operator scratch"
+        )
+
+    # The widest X has 1024 columns: a float each; q and |q|, and 8 bytes for every 64.
+    assert scratch(values="f16") == scratch(values="i8", accuracy_level=1) == 100 * 4 * 1024
+    assert scratch(values="i8") == scratch(values="i4") == 100 * (2 * 1024 + 8 * 16)
+    assert scratch(values="i8", density=0.02, rank=8) == 112 * 4 * 1024  # tiles of 16 rows
 
 
 def test_too_small_says_what_would_do_and_that_does(source: Source) -> None:
@@ -95,7 +123,9 @@ def test_by_hand_is_held_against_mem_and_the_device(source: Source) -> None:
         ("density", float("nan"), "--density"),
         ("rank", -1, "--rank"),
         ("rank", 1.5, "--rank"),
-        ("values", "i4", "--values"),
+        ("values", "i5", "--values"),
+        ("accuracy_level", 2, "--accuracy-level"),
+        ("accuracy_level", 4, "--accuracy-level"),  # of f16, the default
         ("batch", 0, "--batch"),
         ("group", 32, "--group"),
         ("group", 100, "--group"),

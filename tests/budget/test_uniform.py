@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slc.compiler.budget.encodings import adapter_bytes, aligned, int8_group
+from slc.compiler.budget.encodings import Storage, adapter_bytes, aligned, int8_group
 from slc.compiler.budget.uniform import Encoder, ceilings, choose_explicit, choose_uniform
 from slc.compiler.errors import BudgetError
 from slc.compiler.linear import Linear
@@ -29,13 +29,13 @@ SHAPES = st.lists(st.tuples(st.integers(1, 900), st.integers(1, 900)), min_size=
     shapes=SHAPES,
     share=st.floats(0, 1.2),
     fixed=st.integers(0, 10**7),
-    values=st.sampled_from(["f16", "i8"]),
+    values=st.sampled_from(["f16", "i8", "i4"]),
 )
 def test_weights_never_exceed_what_is_allowed_and_use_it(
     shapes: list[tuple[int, int]], share: float, fixed: int, values: str
 ) -> None:
     linears = [linear(n, k, i) for i, (n, k) in enumerate(shapes)]
-    encoder = Encoder(values, 64, ceilings(linears, 1.0, 64))  # type: ignore[arg-type]
+    encoder = Encoder(Storage(values), ceilings(linears, 1.0, 64))  # type: ignore[arg-type]
     least = total([encoder.at(li, 0.0) for li in linears])
     most = total([encoder.at(li, 1.0) for li in linears])
     allowed = int(least + share * (most - least))
@@ -48,9 +48,9 @@ def test_weights_never_exceed_what_is_allowed_and_use_it(
     # the next row of any matrix costs, unless the next row would make the matrix dense.
     left = allowed - total(chosen)
     for li, choice in zip(linears, chosen, strict=True):
-        if choice.encoding == "bitmap" and choice.nnz < li.numel:
+        if choice.sparse and choice.nnz < li.numel:
             more = encoder.choice(li, min(choice.nnz + li.K, li.numel), choice.rank)
-            assert more.encoding != "bitmap" or more.weight_bytes - choice.weight_bytes > left
+            assert not more.sparse or more.weight_bytes - choice.weight_bytes > left
 
 
 @settings(max_examples=40, deadline=None)
@@ -59,13 +59,13 @@ def test_weights_never_exceed_what_is_allowed_and_use_it(
         st.tuples(st.integers(300, 1500), st.integers(300, 1500)), min_size=1, max_size=5
     ),
     share=st.floats(0.05, 0.95),
-    values=st.sampled_from(["f16", "i8"]),
+    values=st.sampled_from(["f16", "i8", "i4"]),
 )
 def test_at_least_99_percent_of_matrices_of_a_real_size_is_used(
     shapes: list[tuple[int, int]], share: float, values: str
 ) -> None:
     linears = [linear(n, k, i) for i, (n, k) in enumerate(shapes)]
-    encoder = Encoder(values, 64, ceilings(linears, 1.0, 64))  # type: ignore[arg-type]
+    encoder = Encoder(Storage(values), ceilings(linears, 1.0, 64))  # type: ignore[arg-type]
     least = total([encoder.at(li, 0.0) for li in linears])
     most = total([encoder.at(li, 1.0) for li in linears])
     allowed = int(least + share * (most - least))
@@ -78,22 +78,22 @@ def test_at_least_99_percent_of_matrices_of_a_real_size_is_used(
 @pytest.mark.parametrize("values", ["f16", "i8"])
 def test_no_pair_of_density_and_rank_at_one_ratio_beats_the_bisection(values: str) -> None:
     linears = [linear(40, 64, 0), linear(33, 100, 1)]
-    encoder = Encoder(values, 64, ceilings(linears, 1.0, 16))  # type: ignore[arg-type]
+    encoder = Encoder(Storage(values), ceilings(linears, 1.0, 16))  # type: ignore[arg-type]
     for allowed in range(3000, 16000, 997):
         least = total([encoder.at(li, 0.0) for li in linears])
         if least > allowed:
             with pytest.raises(BudgetError) as error:
-                choose_uniform(linears, allowed, 0, values="f16", encoder=encoder)
+                choose_uniform(linears, allowed, 0, encoder=encoder)
             assert error.value.smallest_bytes == least
             continue
-        chosen = choose_uniform(linears, allowed, 0, values="f16", encoder=encoder)
+        chosen = choose_uniform(linears, allowed, 0, encoder=encoder)
         ratios = [i / 2000 for i in range(2001)]
         best = max(
             (r for r in ratios if total([encoder.at(li, r) for li in linears]) <= allowed),
         )
         at_best = [encoder.at(li, best) for li in linears]
         for ours, other in zip(chosen, at_best, strict=True):
-            if ours.encoding == other.encoding == "bitmap":
+            if ours.sparse and other.sparse:
                 assert ours.nnz + linears[0].K >= other.nnz
                 assert ours.rank >= other.rank - 1
 
@@ -112,7 +112,7 @@ def test_bytes_are_those_of_the_format_and_the_data_file() -> None:
     assert adapter_bytes(10, 10, 0) == 0
 
 
-@pytest.mark.parametrize("density", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize("density", [0.15, 0.25, 1.0])
 def test_explicit_density_is_rounded_to_whole_values(density: float) -> None:
     (choice,) = choose_explicit([linear(200, 300)], density=density, rank=4, values="i8")
     assert (choice.nnz, choice.rank, choice.group) == (round(density * 60000), 4, 64)
@@ -147,18 +147,27 @@ def test_head_is_a_full_bitmap_or_onnxruntimes_8_bits() -> None:
     linears = [linear(500, 64, 0, "embedding"), head]
     (_, ours) = choose_explicit(linears, density=0.1, rank=8, values="f16")
     assert (ours.encoding, ours.value_type, ours.density, ours.rank) == ("bitmap", "i8", 1.0, 0)
-    tied = Encoder("f16", 64, ceilings(linears, 1.0, 8), head="int8", tied={"l1": "l0"})
-    (table, theirs) = choose_explicit(linears, density=0.1, rank=8, values="f16", encoder=tied)
+    tied = Encoder(Storage("f16"), ceilings(linears, 1.0, 8), head="int8", tied={"l1": "l0"})
+    (table, theirs) = choose_explicit(linears, density=0.1, rank=8, encoder=tied)
     assert (theirs.encoding, theirs.shared_with, theirs.weight_bytes) == ("int8", "l0", 0)
     assert theirs.group == table.group
 
 
+@pytest.mark.parametrize(("values", "level"), [("f16", 1), ("i8", 4), ("i8", 1), ("i4", 4)])
+def test_head_is_i8_at_the_level_of_all(values: str, level: int) -> None:
+    head = linear(500, 64, 0, "lm_head")
+    storage = Storage(values, layout="planes", accuracy_level=level)  # type: ignore[arg-type]
+    choice = Encoder(storage, ceilings([head], 1.0, 8)).choice(head, 0, 0)
+    assert (choice.value_type, choice.density, choice.accuracy_level) == ("i8", 1.0, level)
+    assert (choice.encoding, choice.layout) == ("bitmap", "rows")
+
+
 def test_task_adapters_are_counted() -> None:
     li = linear(256, 256)
-    encoder = Encoder("f16", 64, ceilings([li], 1.0, 64), extra_ranks={"l0": 16})
+    encoder = Encoder(Storage("f16"), ceilings([li], 1.0, 64), extra_ranks={"l0": 16})
     for density, rank in itertools.product((0.1, 0.9), (0, 8)):
         (bare,) = choose_explicit([li], density=density, rank=rank, values="f16")
-        (more,) = choose_explicit([li], density=density, rank=rank, values="f16", encoder=encoder)
+        (more,) = choose_explicit([li], density=density, rank=rank, encoder=encoder)
         added = adapter_bytes(256, 256, rank + 16) - adapter_bytes(256, 256, rank)
         assert more.weight_bytes - bare.weight_bytes == added
         assert more.rank == rank

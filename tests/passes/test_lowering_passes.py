@@ -17,6 +17,7 @@ from slc.compiler.passes.name_nodes import NameNodes
 from slc.compiler.passes.quantize_rows import quantize_rows
 from slc.compiler.pipeline import lower
 from slc.ops import bitmap, reference_ops
+from slc.ops.bitmap_sparse_gemm import bitmap_sparse_gemm
 
 RNG = np.random.default_rng(7)
 
@@ -157,6 +158,23 @@ def test_adapters_keep_the_output_name_and_add_their_product() -> None:
     np.testing.assert_allclose(run(result, x=X), expected, rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize("slots", [0, 1])
+def test_siblings_share_a_down_projection_unless_they_have_slots(slots: int) -> None:
+    model = graph(
+        "m (float[b, 32] x) => (float[b, 24] y, float[b, 24] z) "
+        "{ y = MatMul(x, w)\n z = MatMul(x, v) }",
+        w=W.T.copy(), v=-W.T.copy(),
+    )  # fmt: skip
+    result, _ = lowered(model, adapters=True, slots=slots)
+    ups = [node for node in result.graph if node.op_type == "ConcatAdapterUp"]
+    downs = [node for node in result.graph if node.op_type == "ConcatAdapterDown"]
+    assert len(downs) == (2 if slots else 1)
+    assert [up.attributes["offset"].as_int() for up in ups] == ([0, 0] if slots else [0, 2])
+    expected = X @ (rounded(W) + 2).T
+    tolerance = bound() + float(2 * 34 * 2.0**-24 * np.abs(X).sum(axis=1).max() * 2)
+    np.testing.assert_allclose(run(result, x=X), expected, rtol=0, atol=tolerance)
+
+
 def test_empty_slots_change_nothing_and_filled_ones_add() -> None:
     model = graph("m (float[b, 32] x) => (float[b, 24] y) { y = MatMul(x, w) }", w=W.T.copy())
     result, _ = lowered(model, slots=2)
@@ -246,3 +264,35 @@ def test_balanced_factors_fit_f16_and_keep_the_product() -> None:
         np.testing.assert_array_equal(np.outer(small_b[:, r], small_a[r]), np.outer(b[:, r], a[r]))
     with pytest.raises(ModelError, match="two f16 factors"):
         balanced(a * np.float32(1e9), b, "w")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "value_type", "layout", "level"),
+    [
+        ("bitmap", "i8", "rows", 4),
+        ("bitmap", "i4", "rows", 4),
+        ("bitmap", "i4", "planes", 1),
+        ("delta", "f16", "rows", 1),
+        ("delta", "i8", "rows", 1),
+    ],
+)
+def test_every_way_of_storing_has_the_size_that_was_declared(
+    encoding: str, value_type: str, layout: str, level: int
+) -> None:
+    model = graph("m (float[b, 32] x) => (float[b, 24] y) { y = MatMul(x, w) }", w=W.T.copy())
+    linears, _ = find_linears(model)
+    choice = Choice(
+        linears[0].name, encoding, value_type, 1.0, W.size,
+        group=0 if value_type == "f16" else 64, accuracy_level=level, layout=layout,
+    )  # fmt: skip
+    lowering = Lowering(linears, {linears[0].name: choice}, None, lambda _: W)
+    result = lower(model, lowering, (1, 17))
+    (packed,) = [v for v in result.graph.initializers.values() if str(v.name).endswith(".packed")]
+    blob = packed.const_value.numpy()
+    header = bitmap.read_header(blob)
+    assert blob.shape == tuple(packed.shape)
+    assert (header.encoding, header.value_type, header.layout) == (encoding, value_type, layout)
+    (node,) = result.graph
+    assert node.attributes["accuracy_level"].as_int() == level
+    wanted = bitmap_sparse_gemm(X, blob, N=24, K=32, accuracy_level=level)
+    np.testing.assert_array_equal(run(result, x=X), wanted)

@@ -7,6 +7,10 @@ import pytest
 from slc.targets import detect, load
 
 X86 = "processor : 0\nflags\t\t: fpu sse4_2 avx avx2 fma avx512_vbmi2\n"
+AVX512 = (
+    "flags\t\t: sse4_2 avx f16c fma avx2 bmi2 avx512f avx512bw avx512vl avx512vbmi avx512_vbmi2 "
+    "avx512_vnni\n"  # as Linux writes them on a Zen 4
+)
 ARM = "processor : 0\nFeatures\t: fp asimd atomics fphp asimdhp asimddp\n"
 
 
@@ -26,6 +30,7 @@ def test_host_promises_the_installed_onnxruntime() -> None:
 
 def test_features_are_renamed_and_common_to_all_cores() -> None:
     assert detect.detect_isa("x86_64", X86) == ("sse4_2", "avx", "avx2", "fma", "avx512vbmi2")
+    assert set(detect.detect_isa("x86_64", AVX512)) == set(load("x86-64-avx512").isa)
     assert detect.detect_isa("aarch64", ARM) == ("neon", "lse", "fp16", "dotprod")
     little = "processor : 1\nFeatures\t: fp asimd atomics\n"
     assert detect.detect_isa("aarch64", ARM + little) == ("neon", "lse")

@@ -43,6 +43,7 @@ def test_issue_names_and_aliases_load() -> None:
     wanted = {
         "host",
         "x86-64-avx2",
+        "x86-64-avx512",
         "raspberry-pi-5",
         "jetson-orin-nano-8gb",
         "jetson-orin-nano-4gb",
