@@ -1,29 +1,38 @@
-"""A 409 M-parameter Llama end to end: export time, bytes, peak RSS, decode and prefill speed.
+"""A 409 M-parameter Llama end to end: export time, bytes, session memory, decode and prefill speed.
 
-    python tests/bench/bench_decode.py [--folder DIR] [--json FILE]
+    python tests/bench/bench_decode.py [--values i4,i8,f16] [--folder DIR] [--json FILE]
 
 The model has random weights (hidden 960, 32 layers, 15 heads, 5 kv heads, vocabulary 49152).
-Beside the slc artifact run what onnxruntime-genai's builder makes of the same folder in fp32 and
-int4; all of them in one process, in turns.
+Beside the slc artifacts run what onnxruntime-genai's builder makes of the same folder in fp32 and
+int4 and, where llama_cpp and gguf are installed, llama.cpp's F16, Q8_0 and Q4_0. Each engine has a
+process of its own; they generate in turns, and the others sleep meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnxruntime_genai as og
 
-ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from decode_engines import Engine, make  # noqa: E402
+from machine import describe  # noqa: E402
+from native_kernels import build  # noqa: E402
+from timing import SPIN_SECONDS, fastest_tenth  # noqa: E402
+
 PROMPT_TOKENS = 128
 NEW_TOKENS = 32
-ROUNDS = 5
 SHAPE = {
     "hidden": 960, "layers": 32, "heads": 15, "kv-heads": 5, "intermediate": 2560,
     "vocabulary": 49152, "steps": 0,
@@ -32,104 +41,105 @@ SHAPE = {
 
 def main() -> None:
     """Makes what is not there yet, measures, prints."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--values", default="i4,i8,f16", help="of the slc artifacts")
+    parser.add_argument("--density", type=float, default=0.5)
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--layers", type=int, default=SHAPE["layers"], help="fewer for a trial")
+    parser.add_argument("--vocabulary", type=int, default=SHAPE["vocabulary"])
     parser.add_argument("--folder", type=Path, help="keep the models here")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = arguments.folder or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        document = {"export": make(folder)}
-        document["engines"] = measure(folder)
-    print_table(document["engines"])
-    print(json.dumps(document["export"], indent=1))
+        folder = (arguments.folder or Path(temporary)).resolve()
+        build(folder / "build", "slc_ops")
+        os.environ.setdefault("SLC_OPS_LIBRARY", str(folder / "build" / "libslc_ops.so"))
+        shape = SHAPE | {"layers": arguments.layers, "vocabulary": arguments.vocabulary}
+        values = arguments.values.split(",")
+        engines, exports = make(folder, shape, values, arguments.density, arguments.rank)
+        measure(engines, arguments.rounds, shape["vocabulary"])
+    print_table(engines)
+    print(json.dumps(exports, indent=1))
     if arguments.json:
+        document = {
+            "machine": describe(threads="as each runtime chooses"),
+            "model": shape,
+            "export": exports,
+            "engines": {e.name: _row(e) for e in engines},
+        }
         arguments.json.write_text(json.dumps(document, indent=1) + "\n")
 
 
-def make(folder: Path) -> dict[str, float]:
-    """The Hugging Face folder and three exports of it; returns what the slc export took."""
-    model = folder / "llama"
-    if not model.exists():
-        flags = [text for key, value in SHAPE.items() for text in (f"--{key}", str(value))]
-        _run("-m", "examples.llm_generate.make_llama", str(model), *flags)
-    for precision in ("fp32", "int4"):
-        if not (folder / precision).exists():
-            _run(
-                "-m", "onnxruntime_genai.models.builder", "-i", str(model), "-p", precision,
-                "-e", "cpu", "-o", str(folder / precision),
-            )  # fmt: skip
-    start = time.perf_counter()
-    script = (
-        "import sys, resource; from slc.compiler import export;"
-        "export(sys.argv[1], sys.argv[2], density=0.5, rank=16, values='i8', force=True);"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,"
-        " resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+def measure(engines: list[Engine], rounds: int, vocabulary: int) -> None:
+    """One worker for each engine, told to generate one after another, `rounds` times and once."""
+    workers = [_start(engine, vocabulary) for engine in engines]
+    for turn in range(rounds + 1):
+        for engine, worker in zip(engines, workers, strict=True):
+            time.sleep(SPIN_SECONDS)  # until the threads of the one before sleep
+            speeds = _ask(worker)
+            if turn:  # the first makes the engine touch its weights
+                engine.prefill_tokens_per_s.append(speeds["prefill_tokens_per_s"])
+                engine.decode_tokens_per_s.append(speeds["decode_tokens_per_s"])
+    for engine, worker in zip(engines, workers, strict=True):
+        said, _ = worker.communicate()
+        engine.session_rss_bytes = json.loads(said)["session_rss_bytes"]
+
+
+def _start(engine: Engine, vocabulary: int) -> subprocess.Popen[str]:
+    """The engine's worker, its model loaded."""
+    counts = (str(count) for count in (PROMPT_TOKENS, NEW_TOKENS, vocabulary))
+    command = [sys.executable, str(HERE / "decode_worker.py"), engine.kind, str(engine.path)]
+    worker = subprocess.Popen(
+        [*command, *counts], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    printed = _run("-c", script, str(model), str(folder / "slc"))
-    own, builder = (int(text) * 1024 for text in printed.split()[-2:])
-    return {
-        "seconds": time.perf_counter() - start,
-        "peak_rss_bytes": own,
-        "builder_peak_rss_bytes": builder,
-        "artifact_bytes": sum(p.stat().st_size for p in (folder / "slc").rglob("*") if p.is_file()),
-    }
+    _answer(worker)
+    return worker
 
 
-def _run(*arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+def _ask(worker: subprocess.Popen[str]) -> dict[str, Any]:
+    assert worker.stdin is not None
+    worker.stdin.write("\n")
+    worker.stdin.flush()
+    return _answer(worker)
+
+
+def _answer(worker: subprocess.Popen[str]) -> dict[str, Any]:
+    assert worker.stdout is not None
+    line = worker.stdout.readline()
+    if not line:
+        raise SystemExit(f"{worker.args[2:4]!r} ended: {worker.wait()}")  # type: ignore[index]
+    return dict(json.loads(line))
+
+
+def _best_tenth(rates: list[float]) -> float:
+    return -fastest_tenth([-rate for rate in rates])
+
+
+def _row(engine: Engine) -> dict[str, Any]:
+    """The engine for JSON."""
+    row = asdict(engine) | {"path": engine.path.name}
+    row["session_rss_over_artifact"] = engine.session_rss_bytes / engine.artifact_bytes
+    for name in ("prefill_tokens_per_s", "decode_tokens_per_s"):
+        row[f"{name}_median"] = float(np.median(row[name]))
+        row[f"{name}_best_tenth"] = _best_tenth(row[name])
+    return row
+
+
+def print_table(engines: list[Engine]) -> None:
+    """Median and best tenth of the rounds."""
+    print(
+        f"{'engine':<16}{'weights MB':>11}{'session MB':>11}{'x artifact':>11}"
+        f"{'decode tok/s':>20}{'prefill tok/s':>20}   (median / best tenth)"
     )
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return done.stdout
-
-
-def measure(folder: Path) -> dict[str, dict[str, object]]:
-    """Tokens per second of each engine, in turns."""
-    models = {name: og.Model(str(folder / name)) for name in ("fp32", "int4", "slc")}
-    rng = np.random.default_rng(0)
-    prompt = rng.integers(2, SHAPE["vocabulary"], PROMPT_TOKENS).astype(np.int32)
-    results: dict[str, dict[str, object]] = {
-        name: {
-            "weight_bytes": (folder / name / "model.onnx.data").stat().st_size,
-            "prefill_tokens_per_s": [],
-            "decode_tokens_per_s": [],
-        }
-        for name in models
-    }
-    for _ in range(ROUNDS):
-        for name, model in models.items():
-            prefill, decode = _generate(model, prompt)
-            results[name]["prefill_tokens_per_s"].append(prefill)  # type: ignore[attr-defined]
-            results[name]["decode_tokens_per_s"].append(decode)  # type: ignore[attr-defined]
-    return results
-
-
-def _generate(model: og.Model, prompt: np.ndarray) -> tuple[float, float]:
-    parameters = og.GeneratorParams(model)
-    parameters.set_search_options(max_length=PROMPT_TOKENS + NEW_TOKENS, do_sample=False)
-    generator = og.Generator(model, parameters)
-    start = time.perf_counter()
-    generator.append_tokens(prompt[None])
-    generator.generate_next_token()
-    middle = time.perf_counter()
-    count = 0
-    while not generator.is_done():
-        generator.generate_next_token()
-        count += 1
-    return PROMPT_TOKENS / (middle - start), count / (time.perf_counter() - middle)
-
-
-def print_table(engines: dict[str, dict[str, object]]) -> None:
-    """Median and best of the rounds."""
-    print(f"{'engine':<8}{'weights MB':>12}{'decode tok/s':>22}{'prefill tok/s':>22}")
-    for name, row in engines.items():
-        decode, prefill = row["decode_tokens_per_s"], row["prefill_tokens_per_s"]
+    for engine in engines:
+        decode, prefill = engine.decode_tokens_per_s, engine.prefill_tokens_per_s
         print(
-            f"{name:<8}{row['weight_bytes'] / 1e6:>12.1f}"  # type: ignore[operator]
-            f"{np.median(decode):>12.1f} / {np.max(decode):<7.1f}"  # type: ignore[call-overload]
-            f"{np.median(prefill):>12.1f} / {np.max(prefill):<7.1f}"  # type: ignore[call-overload]
+            f"{engine.name:<16}{engine.weight_bytes / 1e6:>11.1f}"
+            f"{engine.session_rss_bytes / 1e6:>11.1f}"
+            f"{engine.session_rss_bytes / engine.artifact_bytes:>11.2f}"
+            f"{np.median(decode):>11.1f} / {_best_tenth(decode):<6.1f}"
+            f"{np.median(prefill):>11.1f} / {_best_tenth(prefill):<6.1f}"
         )
 
 

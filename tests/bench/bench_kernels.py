@@ -1,251 +1,191 @@
-"""Time every kernel of kernels.inc, and the operator against onnxruntime's own, over shape files.
+"""Time every kernel of kernels.inc, and the sparse operator against onnxruntime's own.
 
-    python tests/bench/bench_kernels.py [--shapes FILE...] [--threads 2] [--seconds 2] [--json FILE]
+    python tests/bench/bench_kernels.py [--shapes FILE...] [--threads 2] [--isa avx2] [--json FILE]
+    python tests/bench/bench_kernels.py --densities 0.05,0.1,0.3,0.5,1 --plot ratio.svg
+    python tests/bench/bench_kernels.py --scaling
 
-Kernels run on one thread through the test library; operators run in sessions of --threads threads.
-Weights are cold: copies of more than 64 MB in all take turns. All candidates of a shape are
-interleaved in one loop, so that a noisy neighbour hits them alike; the table gives the median and
-the fastest tenth. Gw/s counts N*K weights a row of X; GB/s counts the bytes of the weights.
+A shape file holds a line "M N K density" a shape. Kernels run on one thread through the test
+library; operators run in sessions that share one pool of --threads threads. Weights are cold: equal
+copies of twice the last cache take turns. The candidates of a shape are interleaved, in another
+order every turn, so that a noisy neighbour hits them alike; the table gives the median and the
+fastest tenth. Gw/s counts N*K weights a row of X; GB/s counts the bytes of the weights; "roof" is
+the least time over the fastest tenth. The least time is that of the weights' bytes at the rate of a
+streaming read measured beside it, or that of the same kernel on weights in the cache (for MatMul
+with 4 rows or more: of a MatMul in the cache), whichever is longer. "x NBits" and "bytes" compare
+with the fastest MatMulNBits (level 4) of as many bits.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from onnx import TensorProto, helper, numpy_helper
 
-TESTS = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(TESTS))
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
 
-from native_kernels import DENSE_DTYPES, NativeKernels, build, pad_columns  # noqa: E402
-from ops_models import session, sparse_model  # noqa: E402
+from kernel_level import floors, kernel_candidates  # noqa: E402
+from machine import describe, l3_bytes  # noqa: E402
+from native_kernels import NativeKernels, build  # noqa: E402
+from operators import Sessions, operator_candidates  # noqa: E402
+from plot import series_of, svg  # noqa: E402
+from tables import add_ratios, print_rows, print_scaling  # noqa: E402
+from timing import Candidate, ReadProbe, Timing, interleave, timing  # noqa: E402
 
-from slc.ops import bitmap  # noqa: E402
-
-COLD_BYTES = 64 << 20
-COPIES_MAX = 24
-ADAPTER_RANK = 64
-Array = npt.NDArray[Any]
-Step = Callable[[int], Any]  # runs one copy, by number
-
-
-@dataclass
-class Candidate:
-    """One thing to time on one shape."""
-
-    name: str
-    weight_bytes: int
-    weights: int
-    threads: int
-    step: Step
-    copies: int
+ISAS = ("generic", "avx2", "avx512")
+KERNEL_SECONDS_SHARE = 0.3
+PARTS = ("kernels", "operators")
 
 
-@dataclass
-class Timing:
-    """One row of the table."""
+class Bench:
+    """Everything that outlives one shape.
 
-    shape: str
-    name: str
-    threads: int
-    runs: int
-    median_us: float
-    fastest_tenth_us: float
-    fastest_tenth_gw_s: float
-    fastest_tenth_gb_s: float
+    Args:
+      kernels: the test library.
+      threads: of the operators.
+      seconds: for each operator; a kernel gets KERNEL_SECONDS_SHARE of it.
+      parts: which of PARTS to time. The kernels' floors come from the first.
+    """
 
+    def __init__(
+        self, kernels: NativeKernels, threads: int, seconds: float, parts: tuple[str, ...]
+    ) -> None:
+        self._kernels, self._seconds, self._parts = kernels, seconds, parts
+        self._make = Sessions(threads)
+        self._probe = ReadProbe(l3_bytes())
+        self._refused: dict[str, str] = {}
+        self._machine = describe(threads=threads, shared_thread_pool=self._make.shared_pool)
+        self._shapes: list[dict[str, Any]] = []
 
-def copies_of(weight_bytes: int) -> int:
-    return max(1, min(COPIES_MAX, -(-COLD_BYTES // weight_bytes)))
+    def run(self, line: str) -> None:
+        """Measures and prints the shape "M N K density"."""
+        words = line.split()
+        m, n, k, density = *map(int, words[:3]), float(words[3])
+        rng = np.random.default_rng(0)
+        S = rng.standard_normal((n, k), np.float32) * (rng.random((n, k), np.float32) < density)
+        shape: dict[str, Any] = {"shape": line, "m": m, "n": n, "k": k, "density": density}
+        candidates = kernel_candidates(self._kernels, m, S, density, self._refuse)
+        least = floors(candidates, m * n * k)
+        if "kernels" in self._parts:
+            shape["kernels"] = self._timed(line, candidates, 1, KERNEL_SECONDS_SHARE)
+        del candidates
+        if "operators" in self._parts:
+            candidates = operator_candidates(self._make, m, S, density, least, self._refuse)
+            shape["operators"] = self._timed(line, candidates, self._make.threads, 1.0)
+        self._shapes.append(shape)
 
+    def document(self) -> dict[str, Any]:
+        """All that was measured, for JSON."""
+        read = {str(threads): rate / 1e9 for threads, rate in self._probe.best.items()}
+        return {
+            "machine": self._machine,
+            "read_gb_s": read,
+            "not_offered": self._refused,
+            "shapes": self._shapes,
+        }
 
-def kernel_candidates(kernels: NativeKernels, m: int, S: Array) -> list[Candidate]:
-    """Every sparse kernel that takes m rows, on one thread."""
-    op = "sparse_gemv" if m <= 3 else "sparse_gemm"
-    X = pad_columns(np.random.default_rng(1).standard_normal((m, S.shape[1])).astype(np.float32))
-    Y = np.empty((m, S.shape[0]), np.float32)
-    found = []
-    for name in kernels.names(op):
-        blob = bitmap.encode(S, name.split("_")[2])  # type: ignore[arg-type]
-        blobs = [blob.copy() for _ in range(copies_of(blob.nbytes))]
-        views = [kernels.open(copy) for copy in blobs]
+    def _refuse(self, name: str, error: Exception) -> None:
+        if name not in self._refused:
+            self._refused[name] = str(error).splitlines()[0] if str(error) else repr(error)
+            print(f"{name} not offered: {self._refused[name]}")
 
-        def step(
-            i: int, name: str = name, views: list[int] = views, keep: list[Array] = blobs
-        ) -> None:
-            kernels.sparse_into(name, views[i], X, None, Y)
-
-        found.append(Candidate(name, blob.nbytes, m * S.size, 1, step, len(views)))
-    return found
-
-
-def adapter_candidates(kernels: NativeKernels, m: int, k: int) -> list[Candidate]:
-    """Every adapter kernel with A: [ADAPTER_RANK, k], on one thread."""
-    X = np.ones((m, k), np.float32)
-    found = []
-    for name in kernels.names("adapter_dot"):
-        A = np.ones((ADAPTER_RANK, k), DENSE_DTYPES[name.split("_")[2]])
-
-        def step(_: int, name: str = name, A: Array = A) -> None:
-            kernels.dense(name, A, X)
-
-        found.append(Candidate(name, A.nbytes, m * A.size, 1, step, 1))
-    return found
-
-
-def dense_model(S: Array) -> Any:
-    """x -> MatMul -> y in float32."""
-    node = helper.make_node("MatMul", ["x", "w"], ["y"])
-    return one_node(node, S, {"w": np.ascontiguousarray(S.T)})
-
-
-def nbits_model(S: Array, bits: int) -> Any:
-    """x -> MatMulNBits (block 32, accuracy level 4) -> y; random codes take the same time."""
-    n, k = S.shape
-    rng = np.random.default_rng(0)
-    blocks = -(-k // 32)
-    constants = {
-        "w": rng.integers(0, 256, (n, blocks, 4 * bits)).astype(np.uint8),
-        "scales": np.full(n * blocks, 0.01, np.float32),
-    }
-    node = helper.make_node(
-        "MatMulNBits",
-        ["x", *constants],
-        ["y"],
-        domain="com.microsoft",
-        K=k,
-        N=n,
-        bits=bits,
-        block_size=32,
-        accuracy_level=4,
-    )
-    return one_node(node, S, constants)
-
-
-def one_node(node: Any, S: Array, constants: dict[str, Array]) -> Any:
-    n, k = S.shape
-    graph = helper.make_graph(
-        [node],
-        "graph",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["m", k])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["m", n])],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
-
-
-def session_candidates(m: int, S: Array, threads: int) -> list[Candidate]:
-    """The operator and onnxruntime's own, each in its sessions."""
-    n, k = S.shape
-    X = np.random.default_rng(1).standard_normal((m, k)).astype(np.float32)
-    blobs = {value: bitmap.encode(S, value) for value in ("f16", "i8")}  # type: ignore[arg-type]
-    models = {
-        f"BitmapSparseGemm {value}": (sparse_model(blob, n, k), blob.nbytes)
-        for value, blob in blobs.items()
-    }
-    models["MatMul f32"] = (dense_model(S), 4 * S.size)
-    for bits in (4, 8):
-        models[f"MatMulNBits-{bits} level 4"] = (
-            nbits_model(S, bits),
-            S.size * bits // 8 + S.size // 8,
+    def _timed(
+        self, line: str, candidates: list[Candidate], threads: int, share: float
+    ) -> list[dict[str, Any]]:
+        self._probe.bytes_per_s(threads)
+        times = interleave(candidates, self._seconds * share)
+        rate = self._probe.bytes_per_s(threads)
+        rows: list[Timing] = [timing(c, times[c.name], rate) for c in candidates]
+        add_ratios(rows, candidates)
+        print_rows(
+            f"M N K density = {line}; {threads} thread(s), memory {rate / 1e9:.1f} GB/s", rows
         )
-    found = []
-    for name, (proto, weight_bytes) in models.items():
-        sessions = [session(proto, threads) for _ in range(min(8, copies_of(weight_bytes)))]
-
-        def step(i: int, sessions: list[Any] = sessions) -> None:
-            sessions[i].run(None, {"x": X})
-
-        found.append(Candidate(name, weight_bytes, m * S.size, threads, step, len(sessions)))
-    return found
-
-
-def time_interleaved(shape: str, candidates: list[Candidate], seconds: float) -> list[Timing]:
-    """Rounds over all candidates until each had `seconds` on average."""
-    for candidate in candidates:
-        candidate.step(0)
-    times: dict[str, list[float]] = {candidate.name: [] for candidate in candidates}
-    end = time.perf_counter() + seconds * len(candidates)
-    turn = 0
-    while time.perf_counter() < end or turn < 5:
-        for candidate in candidates:
-            begin = time.perf_counter()
-            candidate.step(turn % candidate.copies)
-            times[candidate.name].append(time.perf_counter() - begin)
-        turn += 1
-    return [timing(shape, candidate, times[candidate.name]) for candidate in candidates]
-
-
-def timing(shape: str, candidate: Candidate, seconds: list[float]) -> Timing:
-    ordered = np.sort(seconds)
-    tenth = float(ordered[: max(1, len(ordered) // 10)].mean())
-    return Timing(
-        shape,
-        candidate.name,
-        candidate.threads,
-        len(seconds),
-        float(np.median(ordered)) * 1e6,
-        tenth * 1e6,
-        candidate.weights / tenth / 1e9,
-        candidate.weight_bytes / tenth / 1e9,
-    )
-
-
-def bench_shape(kernels: NativeKernels, line: str, threads: int, seconds: float) -> list[Timing]:
-    m, n, k, density = (float(word) if "." in word else int(word) for word in line.split())
-    rng = np.random.default_rng(0)
-    S = rng.standard_normal((n, k), np.float32) * (rng.random((n, k), np.float32) < density)
-    candidates = kernel_candidates(kernels, m, S) + adapter_candidates(kernels, m, k)
-    rows = time_interleaved(line, candidates, seconds / 4)
-    return rows + time_interleaved(line, session_candidates(m, S, threads), seconds)
-
-
-def print_rows(rows: list[Timing]) -> None:
-    dense = next(row for row in rows if row.name == "MatMul f32").fastest_tenth_us
-    print(f"\nM N K density = {rows[0].shape}")
-    print(
-        f"{'':32}{'threads':>8}{'median us':>12}{'tenth us':>12}{'Gw/s':>8}{'GB/s':>8}"
-        f"{'x MatMul':>10}"
-    )
-    for row in rows:
-        ratio = f"{dense / row.fastest_tenth_us:10.2f}" if row.threads > 1 else ""
-        print(
-            f"{row.name:32}{row.threads:8}{row.median_us:12.1f}{row.fastest_tenth_us:12.1f}"
-            f"{row.fastest_tenth_gw_s:8.2f}{row.fastest_tenth_gb_s:8.2f}{ratio}",
-            flush=True,
-        )
+        return [asdict(row) for row in rows]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = Path(__file__).parent / "shapes" / "default.txt"
-    parser.add_argument("--shapes", type=Path, nargs="+", default=[default])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=2.0, help="for each candidate")
+    """Reads the options and runs every shape."""
+    arguments = parse()
+    if arguments.isa:
+        os.environ["SLC_ISA"] = arguments.isa  # the library reads it when a session is made
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.build or Path(temporary)
+        build(folder, "slc_ops", "slc_ops_testing")
+        os.environ.setdefault("SLC_OPS_LIBRARY", str(folder / "libslc_ops.so"))
+        document = scaling(arguments, folder) if arguments.scaling else run(arguments, folder)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--shapes", type=Path, nargs="+", default=[HERE / "shapes" / "gate.txt"])
+    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each operator of a shape")
+    parser.add_argument("--only", choices=PARTS, help="default: both")
+    parser.add_argument("--isa", choices=ISAS, help="the most the sparse operator may use")
+    parser.add_argument("--densities", help="time --shape at these instead of --shapes: 0.05,0.5,1")
+    parser.add_argument("--shape", default="1 4096 4096", help='"M N K" for --densities')
+    parser.add_argument("--plot", type=Path, help="SVG of --densities")
+    parser.add_argument("--scaling", action="store_true", help="operators at 1 and 2 threads")
+    parser.add_argument("--build", type=Path, help="keep the built libraries here")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        build(Path(folder), "slc_ops_testing")
-        kernels = NativeKernels(Path(folder) / "libslc_ops_testing.so")
-        rows: list[Timing] = []
-        for path in arguments.shapes:
-            lines = [line.strip() for line in path.read_text().splitlines()]
-            for line in [line for line in lines if line and not line.startswith("#")]:
-                rows += bench_shape(kernels, line, arguments.threads, arguments.seconds)
-                print_rows([row for row in rows if row.shape == line])
-    if arguments.json:
-        arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    if arguments.plot and (not arguments.densities or arguments.only == "kernels"):
+        parser.error("--plot needs --densities and the operators")
+    return arguments
+
+
+def shape_lines(arguments: argparse.Namespace) -> list[str]:
+    """ "M N K density" of every shape asked for."""
+    if arguments.densities:
+        return [f"{arguments.shape} {word}" for word in arguments.densities.split(",")]
+    lines = [line.strip() for path in arguments.shapes for line in path.read_text().splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Every shape in this process."""
+    parts = (arguments.only,) if arguments.only else PARTS
+    kernels = NativeKernels(folder / "libslc_ops_testing.so")
+    bench = Bench(kernels, arguments.threads, arguments.seconds, parts)
+    for line in shape_lines(arguments):
+        bench.run(line)
+    document = bench.document()
+    if arguments.plot:
+        title = f"{arguments.shape.split()[1]} x {arguments.shape.split()[2]}"
+        title += f", {arguments.shape.split()[0]} row(s) of X, {arguments.threads} thread(s)"
+        arguments.plot.write_text(svg(series_of(document["shapes"]), title))
+    return document
+
+
+def scaling(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """The operators at 1 and 2 threads, in two processes: a process has one pool for all."""
+    documents = {}
+    for threads in (1, 2):
+        output = folder / f"threads-{threads}.json"
+        command = [sys.executable, __file__, "--build", str(folder), "--threads", str(threads)]
+        command += ["--only", "operators", "--seconds", str(arguments.seconds)]
+        command += ["--json", str(output)]
+        if arguments.densities:
+            command += ["--shape", arguments.shape, "--densities", arguments.densities]
+        else:
+            command += ["--shapes", *map(str, arguments.shapes)]
+        subprocess.run(command, check=True)
+        documents[threads] = json.loads(output.read_text())
+    print_scaling(documents)
+    return {str(threads): document for threads, document in documents.items()}
 
 
 if __name__ == "__main__":
