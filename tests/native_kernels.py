@@ -19,11 +19,11 @@ OPS_SOURCE = Path(__file__).resolve().parents[1] / "ops"
 DENSE_DTYPES: dict[str, Any] = {"f32": np.float32, "f16": np.float16, "i8": np.int8}
 
 
-def build(folder: Path, *targets: str, sanitize: str = "") -> None:
+def build(folder: Path, *targets: str, sanitize: str = "", options: tuple[str, ...] = ()) -> None:
     """Build CMake targets of ops/ into `folder`, the test ones included."""
     generator = ["-G", "Ninja"] if shutil.which("ninja") else []
-    options = ["-DSLC_BUILD_TESTING=ON", f"-DSLC_SANITIZE={sanitize}"]
-    run(["cmake", "-S", str(OPS_SOURCE), "-B", str(folder), *generator, *options])
+    settings = ["-DSLC_BUILD_TESTING=ON", f"-DSLC_SANITIZE={sanitize}", *options]
+    run(["cmake", "-S", str(OPS_SOURCE), "-B", str(folder), *generator, *settings])
     run(["cmake", "--build", str(folder), "--parallel", str(os.cpu_count()), "--target", *targets])
 
 
@@ -109,7 +109,9 @@ class NativeKernels:
         """One kernel on packed activations; fills Y: [m, N]."""
         m, n = Y.shape
         assert (
-            self._lib.slc_run_sparse(name.encode(), view, packed, m, 0, n, pointer(bias), pointer(Y))
+            self._lib.slc_run_sparse(
+                name.encode(), view, packed, m, 0, n, pointer(bias), pointer(Y)
+            )
             == 0
         ), name
 
@@ -123,4 +125,3 @@ class NativeKernels:
             == 0
         ), name
         return Y
-

@@ -6,36 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_cases import STORED, exact_product
 from native_kernels import DENSE_DTYPES, NativeKernels
-from numerics import assert_within, level4_bound, matmul_bound
+from numerics import assert_within, matmul_bound
 from ops_models import sparse
 
 from slc.ops import bitmap
-from slc.ops.bitmap_sparse_gemm import quantize_activations
 
 DENSITIES = [0.0, 0.01, 0.05, 0.3, 0.5, 0.9, 1.0]
-
-
-# What a kernel's name calls stored -> how encode makes it.
-STORED: dict[str, dict[str, str]] = {
-    "f16": {"value_type": "f16"},
-    "i8": {"value_type": "i8"},
-    "i4rows": {"value_type": "i4", "layout": "rows"},
-    "i4planes": {"value_type": "i4", "layout": "planes"},
-    "deltaf16": {"value_type": "f16", "encoding": "delta"},
-    "deltai8": {"value_type": "i8", "encoding": "delta"},
-}
-
-
-def exact_product(X: np.ndarray, blob: np.ndarray, bias: np.ndarray | None, level: str):
-    """(X · decode(blob)ᵀ + bias in float64, the bound of a kernel) at an activation level."""
-    W = bitmap.decode(blob).astype(np.float64)
-    added = 0 if bias is None else bias
-    if level == "f32":
-        return X @ W.T + added, matmul_bound(X, W, bias)
-    q, step = quantize_activations(X)
-    Xq = (q.reshape(*step.shape, 64) * step[..., None].astype(np.float64)).reshape(q.shape)
-    return Xq[:, : X.shape[1]] @ W.T + added, level4_bound(X, W, bias)
 
 
 def check_sparse(

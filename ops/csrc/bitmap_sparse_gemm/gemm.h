@@ -136,7 +136,7 @@ struct Gemm {
     Lanes acc[T][S::kPanelVecs];
 #pragma GCC unroll 16
     for (int t = 0; t < T; ++t) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int v = 0; v < S::kPanelVecs; ++v) {
         acc[t][v] = S::LoadLanes(out + t * kSumColumns + v * S::kLanes);
       }
@@ -145,12 +145,12 @@ struct Gemm {
     const float* weights = panel;
     for (int64_t k = 0; k < columns; ++k, weights += kPanelRows) {
       Lanes wv[S::kPanelVecs];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int v = 0; v < S::kPanelVecs; ++v) wv[v] = S::LoadLanes(weights + v * S::kLanes);
 #pragma GCC unroll 16
       for (int t = 0; t < T; ++t) {
         const Lanes xv = S::Broadcast(x + t * stride + k);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int v = 0; v < S::kPanelVecs; ++v) {
           acc[t][v] = S::MulAddLanes(xv, wv[v], acc[t][v]);
         }
@@ -158,7 +158,7 @@ struct Gemm {
     }
 #pragma GCC unroll 16
     for (int t = 0; t < T; ++t) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int v = 0; v < S::kPanelVecs; ++v) {
         S::StoreLanes(out + t * kSumColumns + v * S::kLanes, acc[t][v]);
       }
@@ -175,7 +175,7 @@ struct Gemm {
       typename S::Ints acc[T][S::kPanelVecs];
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int v = 0; v < S::kPanelVecs; ++v) {
           acc[t][v] = S::kShifted ? S::SetInts(corrections[t * a.x.correction_stride]) : S::ZeroInts();
         }
@@ -185,20 +185,20 @@ struct Gemm {
       const float* weights = panel + word * kUnits * kPanelRows;
       for (int u = 0; u < kUnits; ++u, weights += kPanelRows) {
         typename S::PanelBytes wv[S::kPanelVecs];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int v = 0; v < S::kPanelVecs; ++v) wv[v] = S::LoadPanelBytes(weights + v * S::kLanes);
 #pragma GCC unroll 8
         for (int t = 0; t < T; ++t) {
           const int64_t from = t * a.x.row_stride + 4 * u;
           const auto quad = S::LoadQuad(q + from, magnitude + from);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
           for (int v = 0; v < S::kPanelVecs; ++v) acc[t][v] = S::Dot4(acc[t][v], wv[v], quad);
         }
       }
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t) {
         const Lanes step = S::Broadcast(steps + t * a.x.step_stride);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int v = 0; v < S::kPanelVecs; ++v) {
           float* out = &sums[i + t][p + v * S::kLanes];
           const Lanes factor = S::MulLanes(step, S::LoadLanes(&scales[word][v * S::kLanes]));

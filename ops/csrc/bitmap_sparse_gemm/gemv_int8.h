@@ -10,6 +10,22 @@ namespace {
 
 constexpr int64_t kScaleWords = 64;  // words whose scales are read ahead
 
+// out[i] = scale of word begin + i of a row, times its step, i < count <= kScaleWords. Whole vectors:
+// what lies behind the row's scales is still the blob, and what lands beyond count is not used.
+template <class S>
+inline void WordFactors(const PackedView& w, int64_t row, int64_t begin, int64_t count,
+                        const float* steps, float* out) {
+  if (w.group_words != 1) {
+    WordScales<S>(w, row, begin, count, out);
+    for (int64_t i = 0; i < count; ++i) out[i] *= steps[i];
+    return;
+  }
+  const uint8_t* scales = w.scales + 2 * (row * w.groups + begin);
+  for (int64_t i = 0; i < count; i += 8) {
+    S::Store(out + i, S::Mul(S::LoadF16(scales + 2 * i), S::Load(steps + i)));
+  }
+}
+
 // One row of w times M rows of x: integer sums are exact, and each word's sum is scaled into float
 // lanes. Returns where the next row's values begin.
 template <class S, class Reader, int M>
@@ -23,16 +39,10 @@ inline const uint8_t* GemvRowInt8(const SparseArgs& a, const Reader& reader, int
   for (auto& sum : sums) sum = S::ZeroSums();
   for (int64_t begin = 0; begin < w.words; begin += kScaleWords) {
     const int64_t count = w.words - begin < kScaleWords ? w.words - begin : kScaleWords;
-    alignas(64) float scales[kScaleWords];
-    WordScales<S>(w, row, begin, count, scales);
 #pragma GCC unroll 4
     for (int m = 0; m < M; ++m) {
       const float* steps = a.x.steps + m * a.x.step_stride + begin;
-      // Eight at a time, as the scales were stored: a wider load would wait for two stores. What lies
-      // beyond count is never used.
-      for (int64_t i = 0; i < count; i += 8) {
-        S::Store(factors[m] + i, S::Mul(S::Load(scales + i), S::Load(steps + i)));
-      }
+      WordFactors<S>(w, row, begin, count, steps, factors[m]);
     }
     for (int64_t i = 0; i < count; ++i) {
       const uint8_t* masks = mask + 8 * (begin + i);

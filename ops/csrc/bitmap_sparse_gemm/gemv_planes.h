@@ -36,26 +36,32 @@ class PlaneStream {
   [[gnu::always_inline]] void Deposit(PlaneBlock* block) {
     __builtin_prefetch(values_ + kPrefetchBytes);
     if (words_ - word_ >= kBlockWords) {
-#pragma GCC unroll 4
-      for (int i = 0; i < kBlockWords; ++i) DepositWord(block, i);
+      DepositWords(mask_, block);
+      mask_ += 8 * kBlockWords;
       word_ += kBlockWords;
     } else {
-      std::memset(block, 0, sizeof *block);
-      for (int i = 0; word_ < words_; ++i, ++word_) DepositWord(block, i);
+      const int64_t left = words_ - word_;
+      uint8_t masks[8 * kBlockWords] = {};
+      std::memcpy(masks, mask_, static_cast<size_t>(8 * left));
+      DepositWords(masks, block);
+      mask_ += 8 * left;
+      word_ += left;
     }
     if (word_ == words_) word_ = 0;
   }
 
  private:
-  [[gnu::always_inline]] void DepositWord(PlaneBlock* block, int i) {
-    const uint64_t mask = LoadWord(mask_);
-    const int64_t plane_bytes = (Count(mask) + 7) >> 3;
+  [[gnu::always_inline]] void DepositWords(const uint8_t* masks, PlaneBlock* block) {
 #pragma GCC unroll 4
-    for (int plane = 0; plane < 4; ++plane) {
-      block->plane[plane][i] = _pdep_u64(LoadWord(values_ + plane * plane_bytes), mask);
+    for (int i = 0; i < kBlockWords; ++i) {
+      const uint64_t mask = LoadWord(masks + 8 * i);
+      const int64_t plane_bytes = (Count(mask) + 7) >> 3;
+#pragma GCC unroll 4
+      for (int plane = 0; plane < 4; ++plane) {
+        block->plane[plane][i] = _pdep_u64(LoadWord(values_ + plane * plane_bytes), mask);
+      }
+      values_ += 4 * plane_bytes;
     }
-    mask_ += 8;
-    values_ += 4 * plane_bytes;
   }
 
   int64_t words_, word_;
@@ -88,6 +94,22 @@ inline void LookUpBlock(const PlaneBlock& block, __m256i codebook, __m256i (&cod
   }
 }
 
+// The scales of up to 64 words from `begin` on; those of a short last block are filled up with zeros,
+// since a scale that is no number would spoil even a sum of zero.
+inline void BlockScales(const PackedView& w, int64_t row, int64_t begin, float* scales) {
+  const int64_t count = w.words - begin < 64 ? w.words - begin : 64;
+  if (w.group_words == 1) {
+    // Whole vectors: what lies behind the row's scales is still the blob.
+    const uint8_t* p = w.scales + 2 * (row * w.groups + begin);
+    for (int64_t i = 0; i < count; i += 8) {
+      _mm256_store_ps(scales + i, Avx2Simd::LoadF16(p + 2 * i));
+    }
+  } else {
+    WordScales<Avx2Simd>(w, row, begin, count, scales);
+  }
+  for (int64_t i = count; i % kBlockWords != 0; ++i) scales[i] = 0.0f;
+}
+
 template <int M>
 inline void GemvPlanesRows(const SparseArgs& a) {
   const PackedView& w = *a.w;
@@ -111,9 +133,7 @@ inline void GemvPlanesRows(const SparseArgs& a) {
     for (auto& sum : sums) sum = _mm256_setzero_ps();
     for (int64_t block = 0; block < blocks; ++block, ++at) {
       if (block % 16 == 0) {
-        const int64_t begin = kBlockWords * block, left = w.words - begin;
-        if (left < 64) std::memset(scales, 0, sizeof scales);
-        WordScales<Avx2Simd>(w, row, begin, left < 64 ? left : 64, scales);
+        BlockScales(w, row, kBlockWords * block, scales);
       }
       if (at + kAhead < total) stream.Deposit(&ring[(at + kAhead) % kRing]);
       __m256i codes[8];

@@ -77,9 +77,28 @@ void sparse_gemm_i4planes_int8_16x512__neon(const SparseArgs& a) {
   SparseGemm<NeonSimd, I4PlanesReader<NeonSimd>, Level::kInt8>(a);
 }
 
+// QuantizeBlock of quantize.h, whose clamps no compiler turns into vector code here. The conversion
+// rounds to the nearest integer, halves to even, and makes 0 of a NaN.
 void quantize_block__neon(const float* x, int8_t* q, uint8_t* magnitude, float* step,
                           int32_t* sums) {
-  QuantizeBlock(x, q, magnitude, step, sums);
+  float32x4_t largest = vdupq_n_f32(0.0f);
+#pragma GCC unroll 16
+  for (int i = 0; i < 64; i += 4) largest = vmaxq_f32(largest, vabsq_f32(vld1q_f32(x + i)));
+  const float inverse = InverseStep(vmaxvq_f32(largest), step);
+#pragma GCC unroll 4
+  for (int i = 0; i < 64; i += 16) {
+    int32x4_t rounded[4];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      rounded[j] = vcvtnq_s32_f32(vmulq_n_f32(vld1q_f32(x + i + 4 * j), inverse));
+    }
+    const int16x8_t low = vmovn_high_s32(vmovn_s32(rounded[0]), rounded[1]);
+    const int16x8_t high = vmovn_high_s32(vmovn_s32(rounded[2]), rounded[3]);
+    const int8x16_t bytes = vmovn_high_s16(vmovn_s16(low), high);
+    vst1q_s8(q + i, bytes);
+    vst1q_u8(magnitude + i, vreinterpretq_u8_s8(vabsq_s8(bytes)));
+    vst1q_s32(sums + i / 4, vpaddlq_s16(vpaddlq_s8(bytes)));
+  }
 }
 
 }  // namespace slc

@@ -10,6 +10,14 @@
 namespace slc {
 namespace {
 
+// 1 / step for a block whose largest magnitude is known; both 0 for a block too small to divide by.
+inline float InverseStep(float largest, float* step) {
+  const float inverse = 127.0f / largest;
+  const bool usable = largest > 0.0f && inverse < BitsToFloat(0x7f800000u);
+  *step = usable ? largest / 127.0f : 0.0f;
+  return usable ? inverse : 0.0f;
+}
+
 // The rule of accuracy_level 4 in ops/bitmap_sparse_gemm.py. x, q, magnitude: 64 elements each;
 // sums: of each four q, 16 elements.
 inline void QuantizeBlock(const float* x, int8_t* q, uint8_t* magnitude, float* step,
@@ -22,10 +30,7 @@ inline void QuantizeBlock(const float* x, int8_t* q, uint8_t* magnitude, float* 
     largest_bits = bits > largest_bits ? bits : largest_bits;
   }
   const float largest = BitsToFloat(static_cast<uint32_t>(largest_bits));
-  float inverse = 127.0f / largest;
-  const bool usable = largest > 0.0f && inverse < BitsToFloat(0x7f800000u);
-  inverse = usable ? inverse : 0.0f;
-  *step = usable ? largest / 127.0f : 0.0f;
+  const float inverse = InverseStep(largest, step);
   for (int i = 0; i < 64; ++i) {
     // Clamped first: a NaN (which the contract leaves open) must not reach the conversion.
     float v = x[i] * inverse;
