@@ -14,7 +14,7 @@ constexpr DenseKernel kKernels[] = {
 #undef SLC_DENSE_KERNEL
 
 // Below this many multiplications waking a thread costs more than it saves.
-constexpr int64_t kSerialWork = 1 << 17;
+constexpr int64_t kSerialWork = 1 << 15;
 constexpr int64_t kTileN = 64;  // Up works in tiles of kTileM x kTileN partial sums on the stack
 constexpr int64_t kTileM = 12;
 constexpr int64_t kDownRows = 8;  // rows of A a task takes
