@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 # Measured with onnxruntime 1.32, two threads, on a graph of one Add: code pages of the library that
 # run for the first time, session, thread pool. Through onnxruntime-genai the library itself is
-# first paged in when the model is made: 30.5 MB on a Llama of two layers. 0.7 MB of each are pages of
-# our library and the stacks that its GEMM panels stand on.
+# first paged in when the model is made: 30.5 MB on a Llama of two layers. 0.7 MB of each are pages
+# of our library and the stacks that its GEMM panels stand on.
 RUNTIME_BYTES = 12_200_000
 GENAI_RUNTIME_BYTES = 32_200_000
 # Graph, kernels and execution plan, per node: MiniLM's 288 nodes and a Llama's 500 agree on it.

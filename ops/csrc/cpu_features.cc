@@ -67,8 +67,11 @@ slc::Isa slc::UsableIsa() {
   const struct {
     const char* word;
     Isa isa;
-  } words[] = {{"generic", Isa::kGeneric}, {"avx2", Isa::kAvx2},       {"avx512", Isa::kAvx512},
-               {"neon", Isa::kNeon},       {"dotprod", Isa::kDotprod}};
+  } words[] = {{"generic", Isa::kGeneric},
+               {"avx2", Isa::kAvx2},
+               {"avx512", Isa::kAvx512},
+               {"neon", Isa::kNeon},
+               {"dotprod", Isa::kDotprod}};
   for (const auto& entry : words) {
     if (std::strcmp(wanted, entry.word) == 0) return std::min(detected, entry.isa);
   }

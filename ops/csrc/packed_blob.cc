@@ -75,7 +75,8 @@ bool CheckCodes(const PackedHeader& h, std::string* error) {
   if (!f16 && (h.group == 0 || h.group % 64 != 0)) {
     return fail(GotWanted("group", h.group, "a multiple of 64 for i8 and i4"));
   }
-  if (!f16 && delta && h.group < h.k) return fail(GotWanted("group", h.group, "K or more for delta"));
+  if (!f16 && delta && h.group < h.k)
+    return fail(GotWanted("group", h.group, "K or more for delta"));
   if (h.exponent < -149 || h.exponent > 127) {
     *error = "packed blob: exponent: got " + std::to_string(h.exponent) + ", wanted -149 ... 127";
     return false;
@@ -176,8 +177,8 @@ bool CheckDeltas(const PackedView& view, std::string* error) {
   for (int64_t row = 0; row < view.n; ++row) {
     const uint64_t end = LoadU64(view.starts + 8 * (row + 1));
     if (end < start || end > nnz) {
-      *error = GotWanted("starts entry", end,
-                         std::to_string(start) + " ... " + std::to_string(nnz));
+      *error =
+          GotWanted("starts entry", end, std::to_string(start) + " ... " + std::to_string(nnz));
       return false;
     }
     uint64_t column = 0;

@@ -84,7 +84,6 @@ struct Avx2Simd {
     return _mm256_cvtepi32_ps(_mm256_shuffle_epi8(twice, _mm256_load_si256(order)));
   }
 
-
   // One mask word of 64 columns: its eight bytes at `masks`, its values from p on.
   static uint64_t LoadMask(const uint8_t* masks) {
     uint64_t mask;
@@ -249,10 +248,9 @@ struct Avx2Simd {
   }
   // 0xff in byte i where bit 8 * first + i of the quadword is set, i < 32.
   static __m256i BitsToBytes(__m256i quadwords, int first) {
-    const __m256i order =
-        _mm256_add_epi8(_mm256_set1_epi8(static_cast<char>(first)),
-                        _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202,
-                                           0x0303030303030303));
+    const __m256i order = _mm256_add_epi8(
+        _mm256_set1_epi8(static_cast<char>(first)),
+        _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303));
     const __m256i bits = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201u));
     const __m256i bytes = _mm256_shuffle_epi8(quadwords, order);
     return _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bits), bits);

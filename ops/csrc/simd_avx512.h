@@ -10,9 +10,9 @@
 namespace slc {
 namespace {
 
-// vpexpand waits for the old content of its destination even where zeroing makes it irrelevant (seen
-// on Zen 4: 10 cycles a word instead of 6). Starting from a copy of a constant breaks that chain. The
-// empty statement hides that this constant is zero, or the compiler would zero again.
+// vpexpand waits for the old content of its destination even where zeroing makes it irrelevant
+// (seen on Zen 4: 10 cycles a word instead of 6). Starting from a copy of a constant breaks that
+// chain. The empty statement hides that this constant is zero, or the compiler would zero again.
 inline __m512i HiddenZero() {
   __m512i zero = _mm512_setzero_si512();
   __asm__("" : "+v"(zero));
@@ -47,8 +47,9 @@ struct Avx512Simd : Avx2Simd {
     return {_mm512_mask_expand_epi8(Shift(), LoadMask(masks), shifted)};
   }
   static Bytes ExpandNibbles(const uint8_t* p, const uint8_t* masks, const Codebook& codebook) {
-    // Four bytes of codes to each quadword, then one code to the low half of each byte. vpermb looks at
-    // six bits and the codebook stands there four times, so the upper half need not be cleared.
+    // Four bytes of codes to each quadword, then one code to the low half of each byte. vpermb
+    // looks at six bits and the codebook stands there four times, so the upper half need not be
+    // cleared.
     const __m512i fours = _mm512_cvtepu32_epi64(Load32(p));
     const __m512i shifts = _mm512_set1_epi64(0x1c1814100c080400);
     const __m512i codes = _mm512_multishift_epi64_epi8(shifts, fours);

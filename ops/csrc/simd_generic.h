@@ -1,8 +1,8 @@
 // Eight floats at a time in what every C++ compiler offers: GCC/Clang vector types, which become
 // SSE2 on x86-64 and NEON on aarch64.
 //
-// A `Simd` type gives the loop nests their primitives; simd_avx2.h, simd_avx512.h and simd_neon.h are
-// its twins. Everything lives in an unnamed namespace so that no two ISAs ever share a symbol.
+// A `Simd` type gives the loop nests their primitives; simd_avx2.h, simd_avx512.h and simd_neon.h
+// are its twins. Everything lives in an unnamed namespace so that no two ISAs ever share a symbol.
 #ifndef SLC_SIMD_GENERIC_H_
 #define SLC_SIMD_GENERIC_H_
 
@@ -71,7 +71,6 @@ struct GenericSimd {
     return v;
   }
 
-
   // One mask word of 64 columns: its eight bytes at `masks`, its values from p on.
   static uint64_t LoadMask(const uint8_t* masks) {
     uint64_t mask;
@@ -125,7 +124,8 @@ struct GenericSimd {
     for (int i = 0; i < 64; ++i) out[i] = static_cast<float>(bytes.v[i]) * scale;
   }
 
-  // Sums of 64 products, exact; `magnitude` is |q| and `correction` -128 times the sum of each four.
+  // Sums of 64 products, exact; `magnitude` is |q| and `correction` -128 times the sum of each
+  // four.
   static int32_t Dot64(const Bytes& w, const int8_t* q, const uint8_t*, const int32_t*) {
     int32_t sum = 0;
     for (int i = 0; i < 64; ++i) sum += static_cast<int32_t>(w.v[i]) * q[i];

@@ -11,7 +11,7 @@
 namespace slc {
 namespace {
 
-constexpr int64_t kStepsPadding = 8;           // kernels read steps eight at a time
+constexpr int64_t kStepsPadding = 8;          // kernels read steps eight at a time
 constexpr int64_t kSerialElements = 1 << 15;  // below this a wake-up costs more than the copy
 
 int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -186,7 +186,7 @@ PackedActivations::PackedActivations(const Rows& rows, Order order, Isa isa,
   view_.step_stride = planes ? DivideUp(words, 4) * 8 : order == Order::kSplit ? 1 : words;
   view_.correction_stride = order == Order::kInt8Rows ? 16 * words : view_.step_stride;
   const int64_t count = tiles ? DivideUp(rows.m, kColumnRows) : rows.m;
-  const int64_t elements = blocks ? DivideUp(columns, width) * view_.block_stride
+  const int64_t elements = blocks  ? DivideUp(columns, width) * view_.block_stride
                            : tiles ? count * kColumnRows * columns
                                    : rows.m * view_.row_stride;
   const bool split = order == Order::kSplit;
@@ -210,11 +210,16 @@ PackedActivations::PackedActivations(const Rows& rows, Order order, Isa isa,
     view_.steps = steps_.data();
     view_.corrections = corrections_.data();
   }
-  Job job{rows,         order,
-          view_,        floats_.data(),
-          q_.data(),    magnitude_.data(),
-          steps_.data(), corrections_.data(),
-          SelectQuantizeBlock(isa), words};
+  Job job{rows,
+          order,
+          view_,
+          floats_.data(),
+          q_.data(),
+          magnitude_.data(),
+          steps_.data(),
+          corrections_.data(),
+          SelectQuantizeBlock(isa),
+          words};
   if (count == 1 || rows.m * columns < kSerialElements) {
     for (int64_t i = 0; i < count; ++i) RunJob(&job, static_cast<size_t>(i));
   } else {

@@ -14,38 +14,71 @@ void sparse_gemv_f16_f32_1x64__avx2(const SparseArgs& a) { SparseGemv<Avx2Simd, 
 
 void sparse_gemv_i8_f32_1x64__avx2(const SparseArgs& a) { SparseGemv<Avx2Simd, I8Expand>(a); }
 
-void sparse_gemv_i4rows_f32_1x64__avx2(const SparseArgs& a) { SparseGemvDecoded<Avx2Simd, I4RowsReader<Avx2Simd>>(a); }
+void sparse_gemv_i4rows_f32_1x64__avx2(const SparseArgs& a) {
+  SparseGemvDecoded<Avx2Simd, I4RowsReader<Avx2Simd>>(a);
+}
 
-void sparse_gemv_i4planes_f32_1x64__avx2(const SparseArgs& a) { SparseGemvDecoded<Avx2Simd, I4PlanesReader<Avx2Simd>>(a); }
+void sparse_gemv_i4planes_f32_1x64__avx2(const SparseArgs& a) {
+  SparseGemvDecoded<Avx2Simd, I4PlanesReader<Avx2Simd>>(a);
+}
 
-void sparse_gemv_deltaf16_f32_1x8__avx2(const SparseArgs& a) { SparseDeltaGemv<Avx2Simd, F16Deltas>(a); }
+void sparse_gemv_deltaf16_f32_1x8__avx2(const SparseArgs& a) {
+  SparseDeltaGemv<Avx2Simd, F16Deltas>(a);
+}
 
-void sparse_gemv_deltai8_f32_1x8__avx2(const SparseArgs& a) { SparseDeltaGemv<Avx2Simd, I8Deltas>(a); }
+void sparse_gemv_deltai8_f32_1x8__avx2(const SparseArgs& a) {
+  SparseDeltaGemv<Avx2Simd, I8Deltas>(a);
+}
 
-void sparse_gemv_i8_int8_1x64__avx2(const SparseArgs& a) { SparseGemvInt8<Avx2Simd, I8Reader<Avx2Simd>>(a); }
+void sparse_gemv_i8_int8_1x64__avx2(const SparseArgs& a) {
+  SparseGemvInt8<Avx2Simd, I8Reader<Avx2Simd>>(a);
+}
 
-void sparse_gemv_i4rows_int8_1x64__avx2(const SparseArgs& a) { SparseGemvInt8<Avx2Simd, I4RowsReader<Avx2Simd>>(a); }
+void sparse_gemv_i4rows_int8_1x64__avx2(const SparseArgs& a) {
+  SparseGemvInt8<Avx2Simd, I4RowsReader<Avx2Simd>>(a);
+}
 
 void sparse_gemv_i4planes_int8_1x256__avx2(const SparseArgs& a) { SparseGemvPlanes(a); }
 
-void sparse_gemm_f16_f32_16x512__avx2(const SparseArgs& a) { SparseGemm<Avx2Simd, F16Reader<Avx2Simd>, Level::kF32>(a); }
+void sparse_gemm_f16_f32_16x512__avx2(const SparseArgs& a) {
+  SparseGemm<Avx2Simd, F16Reader<Avx2Simd>, Level::kF32>(a);
+}
 
-void sparse_gemm_i8_f32_16x512__avx2(const SparseArgs& a) { SparseGemm<Avx2Simd, I8Reader<Avx2Simd>, Level::kF32>(a); }
+void sparse_gemm_i8_f32_16x512__avx2(const SparseArgs& a) {
+  SparseGemm<Avx2Simd, I8Reader<Avx2Simd>, Level::kF32>(a);
+}
 
-void sparse_gemm_i4rows_f32_16x512__avx2(const SparseArgs& a) { SparseGemm<Avx2Simd, I4RowsReader<Avx2Simd>, Level::kF32>(a); }
+void sparse_gemm_i4rows_f32_16x512__avx2(const SparseArgs& a) {
+  SparseGemm<Avx2Simd, I4RowsReader<Avx2Simd>, Level::kF32>(a);
+}
 
-void sparse_gemm_i4planes_f32_16x512__avx2(const SparseArgs& a) { SparseGemm<Avx2Simd, I4PlanesReader<Avx2Simd>, Level::kF32>(a); }
+void sparse_gemm_i4planes_f32_16x512__avx2(const SparseArgs& a) {
+  SparseGemm<Avx2Simd, I4PlanesReader<Avx2Simd>, Level::kF32>(a);
+}
 
-void sparse_gemm_deltaf16_f32_1x8__avx2(const SparseArgs& a) { SparseDeltaGemm<Avx2Simd, F16Deltas>(a); }
+void sparse_gemm_deltaf16_f32_1x8__avx2(const SparseArgs& a) {
+  SparseDeltaGemm<Avx2Simd, F16Deltas>(a);
+}
 
-void sparse_gemm_deltai8_f32_1x8__avx2(const SparseArgs& a) { SparseDeltaGemm<Avx2Simd, I8Deltas>(a); }
+void sparse_gemm_deltai8_f32_1x8__avx2(const SparseArgs& a) {
+  SparseDeltaGemm<Avx2Simd, I8Deltas>(a);
+}
 
-void sparse_gemm_i8_int8_16x512__avx2(const SparseArgs& a) { SparseGemm<Avx2Simd, I8Reader<Avx2Simd>, Level::kInt8>(a); }
+void sparse_gemm_i8_int8_16x512__avx2(const SparseArgs& a) {
+  SparseGemm<Avx2Simd, I8Reader<Avx2Simd>, Level::kInt8>(a);
+}
 
-void sparse_gemm_i4rows_int8_16x512__avx2(const SparseArgs& a) { SparseGemm<Avx2Simd, I4RowsReader<Avx2Simd>, Level::kInt8>(a); }
+void sparse_gemm_i4rows_int8_16x512__avx2(const SparseArgs& a) {
+  SparseGemm<Avx2Simd, I4RowsReader<Avx2Simd>, Level::kInt8>(a);
+}
 
-void sparse_gemm_i4planes_int8_16x512__avx2(const SparseArgs& a) { SparseGemm<Avx2Simd, I4PlanesReader<Avx2Simd>, Level::kInt8>(a); }
+void sparse_gemm_i4planes_int8_16x512__avx2(const SparseArgs& a) {
+  SparseGemm<Avx2Simd, I4PlanesReader<Avx2Simd>, Level::kInt8>(a);
+}
 
-void quantize_block__avx2(const float* x, int8_t* q, uint8_t* magnitude, float* step, int32_t* sums) { QuantizeBlock(x, q, magnitude, step, sums); }
+void quantize_block__avx2(const float* x, int8_t* q, uint8_t* magnitude, float* step,
+                          int32_t* sums) {
+  QuantizeBlock(x, q, magnitude, step, sums);
+}
 
 }  // namespace slc

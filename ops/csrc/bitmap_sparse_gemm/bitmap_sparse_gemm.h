@@ -36,7 +36,7 @@ enum class Order : uint8_t {
   kBlocks,   // float32 [blocks, m, kBlockColumns]: the rows of one block of columns lie together,
              // and rows a large power of two apart do not fight for the same cache sets
   kColumns,  // float32 [ceil(m / kColumnRows), 64 * words, kColumnRows]
-  kSplit,    // float32 [m, 64 * words], scaled; of every 32 columns first the even, then the odd ones
+  kSplit,  // float32 [m, 64 * words], scaled; of every 32 columns first the even, then the odd ones
   kInt8Rows,    // int8 [m, 64 * words]
   kInt8Blocks,  // int8 [blocks, m, kBlockColumns]
   kInt8Planes,  // int8 [m, 256 * ceil(words / 4)]: byte 256 c + 32 t + b is column 256 c + 8 b + t
@@ -54,11 +54,11 @@ struct Activations {
   int64_t block_stride;      // and from a block of kBlockColumns columns to the next
   // x = step * q, one step for each block of 64 columns (kInt8Planes: the step twice). kSplit: one
   // number a row, 2^112 over the power of two that it was scaled by.
-  const float* steps;   // [m, step_stride]
+  const float* steps;  // [m, step_stride]
   int64_t step_stride;
   // What makes up for a kernel's weights being shifted to unsigned bytes, for the columns that one
-  // integer lane sums: kInt8Rows, -128 times the sum of q over each 4 columns; kInt8Blocks, over each
-  // block of 64; kInt8Planes, -64 times the sum over each 32.
+  // integer lane sums: kInt8Rows, -128 times the sum of q over each 4 columns; kInt8Blocks, over
+  // each block of 64; kInt8Planes, -64 times the sum over each 32.
   const int32_t* corrections;  // [m, correction_stride]
   int64_t correction_stride;
 };

@@ -26,8 +26,8 @@ constexpr int64_t kSerialWork = 1 << 16;
 // enough to be worth a wake-up.
 constexpr int64_t kTasks = 32;
 constexpr int64_t kTaskWork = 1 << 15;
-// A gemm task takes this many rows of w or a multiple, and at most this many rows of x: both fit the
-// panels and register tiles of every kernel.
+// A gemm task takes this many rows of w or a multiple, and at most this many rows of x: both fit
+// the panels and register tiles of every kernel.
 constexpr int64_t kGemmRows = 32;
 constexpr int64_t kGemmM = 132;
 constexpr int64_t kTileM = 12;

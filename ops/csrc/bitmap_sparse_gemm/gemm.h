@@ -14,8 +14,8 @@
 namespace slc {
 namespace {
 
-// Rows of x and of w whose sums are kept at a time. Rows of y may lie a large power of two apart and
-// evict each other: sum here, write y once.
+// Rows of x and of w whose sums are kept at a time. Rows of y may lie a large power of two apart
+// and evict each other: sum here, write y once.
 constexpr int64_t kSumRows = 132;
 constexpr int64_t kSumColumns = 64;
 constexpr int64_t kBlockWords64 = kBlockColumns / 64;
@@ -177,7 +177,8 @@ struct Gemm {
       for (int t = 0; t < T; ++t) {
 #pragma GCC unroll 4
         for (int v = 0; v < S::kPanelVecs; ++v) {
-          acc[t][v] = S::kShifted ? S::SetInts(corrections[t * a.x.correction_stride]) : S::ZeroInts();
+          acc[t][v] =
+              S::kShifted ? S::SetInts(corrections[t * a.x.correction_stride]) : S::ZeroInts();
         }
       }
       const int8_t* q = a.x.q + at + 64 * word;
@@ -202,8 +203,7 @@ struct Gemm {
         for (int v = 0; v < S::kPanelVecs; ++v) {
           float* out = &sums[i + t][p + v * S::kLanes];
           const Lanes factor = S::MulLanes(step, S::LoadLanes(&scales[word][v * S::kLanes]));
-          S::StoreLanes(out,
-                        S::MulAddLanes(S::IntsToLanes(acc[t][v]), factor, S::LoadLanes(out)));
+          S::StoreLanes(out, S::MulAddLanes(S::IntsToLanes(acc[t][v]), factor, S::LoadLanes(out)));
         }
       }
     }

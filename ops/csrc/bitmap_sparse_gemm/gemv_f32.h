@@ -76,8 +76,7 @@ inline const uint8_t* GemvRow(const SparseArgs& a, int64_t row, const uint8_t* v
       for (auto& sum : row_sums) sum = S::Zero();
     }
     for (int64_t i = begin; i < end; ++i) {
-      values =
-          GemvWord<S, V, M, A>(mask + 8 * i, values, a.x.x + 64 * i, a.x.row_stride, sums);
+      values = GemvWord<S, V, M, A>(mask + 8 * i, values, a.x.x + 64 * i, a.x.row_stride, sums);
     }
     const auto factor = S::Set(V::kScaled ? S::HalfAt(scale) * S::kI8Unit : 1.0f);
 #pragma GCC unroll 4

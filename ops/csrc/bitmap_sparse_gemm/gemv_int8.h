@@ -10,8 +10,9 @@ namespace {
 
 constexpr int64_t kScaleWords = 64;  // words whose scales are read ahead
 
-// out[i] = scale of word begin + i of a row, times its step, i < count <= kScaleWords. Whole vectors:
-// what lies behind the row's scales is still the blob, and what lands beyond count is not used.
+// out[i] = scale of word begin + i of a row, times its step, i < count <= kScaleWords. Whole
+// vectors: what lies behind the row's scales is still the blob, and what lands beyond count is not
+// used.
 template <class S>
 inline void WordFactors(const PackedView& w, int64_t row, int64_t begin, int64_t count,
                         const float* steps, float* out) {

@@ -71,8 +71,7 @@ class PlaneStream {
 
 // Exchanges the bits of a that `mask` << shift names with those of b that `mask` names.
 inline void ExchangeBits(__m256i& a, __m256i& b, __m256i mask, int shift) {
-  const __m256i t =
-      _mm256_and_si256(_mm256_xor_si256(_mm256_srli_epi16(a, shift), b), mask);
+  const __m256i t = _mm256_and_si256(_mm256_xor_si256(_mm256_srli_epi16(a, shift), b), mask);
   b = _mm256_xor_si256(b, t);
   a = _mm256_xor_si256(a, _mm256_slli_epi16(t, shift));
 }
@@ -94,8 +93,8 @@ inline void LookUpBlock(const PlaneBlock& block, __m256i codebook, __m256i (&cod
   }
 }
 
-// The scales of up to 64 words from `begin` on; those of a short last block are filled up with zeros,
-// since a scale that is no number would spoil even a sum of zero.
+// The scales of up to 64 words from `begin` on; those of a short last block are filled up with
+// zeros, since a scale that is no number would spoil even a sum of zero.
 inline void BlockScales(const PackedView& w, int64_t row, int64_t begin, float* scales) {
   const int64_t count = w.words - begin < 64 ? w.words - begin : 64;
   if (w.group_words == 1) {

@@ -3,10 +3,10 @@
 // vpexpandw puts 32 values in place. Their conversion to float32 by vcvtph2ps would cost two
 // operations and a lane crossing for each 16, on the ports that the expansion needs too; shifting
 // the bits costs less: a float16 in the upper half of a lane, moved right by three with its sign
-// kept, is the float32 of the same value times 2^-112, subnormals included. Upper halves are the odd
-// columns and lower halves the even ones, so x comes as kSplit: for every 32 columns first the even
-// ones, then the odd ones, and scaled so that its largest magnitude is near the top of float32's
-// range: the products then keep the precision that 2^-112 would cost them.
+// kept, is the float32 of the same value times 2^-112, subnormals included. Upper halves are the
+// odd columns and lower halves the even ones, so x comes as kSplit: for every 32 columns first the
+// even ones, then the odd ones, and scaled so that its largest magnitude is near the top of
+// float32's range: the products then keep the precision that 2^-112 would cost them.
 //
 // Only files built for AVX-512 may include this.
 #ifndef SLC_BITMAP_SPARSE_GEMM_GEMV_SPLIT_H_
@@ -64,8 +64,8 @@ inline void GemvSplitRows(const SparseArgs& a) {
     const float bias = a.bias == nullptr ? 0.0f : a.bias[row];
 #pragma GCC unroll 4
     for (int m = 0; m < M; ++m) {
-      const __m512 sum = _mm512_add_ps(_mm512_add_ps(low[m][0], low[m][1]),
-                                       _mm512_add_ps(high[m][0], high[m][1]));
+      const __m512 sum =
+          _mm512_add_ps(_mm512_add_ps(low[m][0], low[m][1]), _mm512_add_ps(high[m][0], high[m][1]));
       // x.steps: 2^112 over the scale of the row of x.
       const float total = Avx512Simd::Total(sum) * a.x.steps[m * a.x.step_stride];
       a.y[m * a.ldy + row] = total * w.factor + bias;

@@ -31,7 +31,8 @@ class Kernel {
     if (view_.n != n) Refuse(kName, "N", std::to_string(view_.n) + " in packed", std::to_string(n));
     if (view_.k != k) Refuse(kName, "K", std::to_string(view_.k) + " in packed", std::to_string(k));
     if (SelectSparseKernel(1, StoredOf(view_), level_, isa_) == nullptr) {
-      const char* kind = view_.encoding == Encoding::kDelta ? "4 with a delta blob" : "4 with f16 values";
+      const char* kind =
+          view_.encoding == Encoding::kDelta ? "4 with a delta blob" : "4 with f16 values";
       Refuse(kName, "accuracy_level", kind, "0 or 1 (float32 activations)");
     }
   }

@@ -49,7 +49,9 @@ struct I8Reader {
   static constexpr bool kInts = true;
   explicit I8Reader(const PackedView&) {}
   static int64_t Bytes(uint64_t mask) { return Count(mask); }
-  static typename S::Bytes Ints(const uint8_t* p, const uint8_t* masks) { return S::ExpandI8x64(p, masks); }
+  static typename S::Bytes Ints(const uint8_t* p, const uint8_t* masks) {
+    return S::ExpandI8x64(p, masks);
+  }
   static void Floats(const uint8_t* p, const uint8_t* masks, float scale, float* out) {
     S::ToFloats(Ints(p, masks), scale, out);
   }

@@ -77,7 +77,8 @@ inline void TileDot(const float* x, int64_t ldx, const uint8_t* const* rows, int
   int64_t c = 0;
   for (; c + 8 <= k; c += 8) {
     // The rows lie one behind the other, so the next tile's begin kTileW rows on: asking for them
-    // now is all the time there is, since a tile of a short adapter ends before hardware notices it.
+    // now is all the time there is, since a tile of a short adapter ends before hardware notices
+    // it.
     if (c * W::kBytes % 64 == 0) {
       for (int r = 0; r < kTileW; ++r) {
         __builtin_prefetch(rows[r] + (c + kTileW * k) * W::kBytes);

@@ -30,11 +30,10 @@ const slc::DenseKernel* FindDense(const char* name) {
   return nullptr;
 }
 
-const slc::Parallel kSerial = {
-    [](void*, slc::Parallel::Task task, size_t count, void* data) {
-      for (size_t i = 0; i < count; ++i) task(data, i);
-    },
-    nullptr};
+const slc::Parallel kSerial = {[](void*, slc::Parallel::Task task, size_t count, void* data) {
+                                 for (size_t i = 0; i < count; ++i) task(data, i);
+                               },
+                               nullptr};
 
 }  // namespace
 
