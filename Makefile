@@ -25,7 +25,7 @@ test-all: $(VENV)/.installed
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed
-	$(BIN)/python tests/bench/bench_kernels.py
+	$(BIN)/python tests/bench/bench_kernels.py --build build/bench $(BENCH_ARGS)
 
 # mypy wants the folders under the names they are imported by.
 lint: $(VENV)/.linters

@@ -40,7 +40,7 @@ from plot import series_of, svg  # noqa: E402
 from tables import add_ratios, print_rows, print_scaling  # noqa: E402
 from timing import Candidate, ReadProbe, Timing, interleave, timing  # noqa: E402
 
-ISAS = ("generic", "avx2", "avx512")
+ISAS = ("generic", "avx2", "avx512", "neon", "dotprod")
 KERNEL_SECONDS_SHARE = 0.3
 PARTS = ("kernels", "operators")
 

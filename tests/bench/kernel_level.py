@@ -18,7 +18,11 @@ ADAPTER_RANK = 64
 POSITIONS_MAX = 1 << 26  # of one step: fewer rows of S beyond it, for the slowest kernels' sake
 HOT_BYTES = 192 << 10  # weights that stay in a core's second cache
 ROWS_MIN = 64
-BELOW = {"generic": ("generic",), "avx2": ("generic", "avx2")}  # by SLC_ISA; all others: any
+BELOW = {  # by SLC_ISA; for all others: any
+    "generic": ("generic",),
+    "avx2": ("generic", "avx2"),
+    "neon": ("generic", "neon"),
+}
 
 
 def kernel_candidates(

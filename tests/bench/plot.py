@@ -95,6 +95,7 @@ def _curves(scale: Scale, series: Series) -> list[str]:
     """Series that reach the right edge are named beside it, the others at their last point."""
     ends = {name: points[-1] for name, points in series.items()}
     labels = _apart({name: scale.y(r) for name, (d, r) in ends.items() if d == scale.right})
+    inner = _apart({name: scale.y(r) for name, (d, r) in ends.items() if d < scale.right})
     curves, names = [], []
     for colour, (name, points) in zip(cycle(COLOURS), series.items(), strict=False):
         path = " ".join(f"{scale.x(d):.1f},{scale.y(r):.1f}" for d, r in points)
@@ -105,7 +106,7 @@ def _curves(scale: Scale, series: Series) -> list[str]:
         x, y = scale.x(points[-1][0]), scale.y(points[-1][1])
         if name in labels:
             curves.append(_line(x + 3, y, RIGHT + 12, labels[name], colour, 0.6))
-        at = (RIGHT + 16, labels[name]) if name in labels else (x + 6, y)
+        at = (RIGHT + 16, labels[name]) if name in labels else (x + 6, inner[name])
         names.append(_text(at[0], at[1] + 4, name, "start", 12, colour))
     return curves + names
 
