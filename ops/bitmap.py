@@ -23,6 +23,7 @@ from .blob_values import (
     Matrix,
     f16_values,
     fitted_codebook,
+    group_width,
     i4_runs,
     i8_values,
     times_power_of_two,
@@ -194,7 +195,7 @@ def decode(blob: Blob) -> Floats:
             flat[at] = values
         if header.group:
             scales = header.scales(blob)[rows].astype(np.float32)
-            S[rows] *= np.repeat(scales, header.group, axis=1)[:, : header.k]
+            S[rows] *= np.repeat(scales, group_width(header.k, header.group), axis=1)[:, : header.k]
         times_power_of_two(S[rows], header.exponent)
     return S
 

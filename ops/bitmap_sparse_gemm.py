@@ -4,8 +4,9 @@
 Y = X · decode(packed)ᵀ + bias, accumulated in float32.
 
 Inputs:
-    X: float32 or float16 [..., K], any number of leading dimensions, which may be empty. Finite:
-        with infinities or NaN the affected rows of Y are not specified.
+    X: float32 or float16 [..., K], any number of leading dimensions, which may be empty. Finite and
+        below 2^80 (1e24) in magnitude: kernels sum before they apply the blob's exponent, so with
+        larger numbers, infinities or NaN the affected rows of Y are not specified.
     packed: uint8 [bytes], a blob of FORMAT.md. A constant initializer: it is checked once, when
         the session is made.
     bias: float32 [N], optional.

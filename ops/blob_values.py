@@ -81,15 +81,20 @@ def f16_values(matrix: Matrix, masks: Blob, exponent: int) -> Iterator[Floats]:
         yield times_power_of_two(_kept(matrix.values(rows), masks[rows]), -exponent)
 
 
+def group_width(k: int, group: int) -> int:
+    """Columns that a group of a row of k really has; a group may be far wider than the matrix."""
+    return min(group, k)
+
+
 def _in_steps(values: Floats, exponent: int, kind: Kind, steps: int) -> tuple[Any, Floats]:
-    """(f16 scales [rows, groups], values [rows, groups * group] in 1 / steps of their scale)."""
+    """(f16 scales [rows, groups], values [rows, groups * width] in 1 / steps of their scale)."""
     count, k = values.shape
-    groups = -(-k // kind.group)
+    groups, width = -(-k // kind.group), group_width(k, kind.group)
     lift = -exponent if exponent < -60 else 0  # else 1 / scale would overflow
-    padded = np.zeros((count, groups * kind.group), np.float32)
+    padded = np.zeros((count, groups * width), np.float32)
     padded[:, :k] = values
     times_power_of_two(padded, lift)
-    by_group = padded.reshape(count, groups, kind.group)
+    by_group = padded.reshape(count, groups, width)
     peak = np.maximum(by_group.max(axis=2), -by_group.min(axis=2))
     peak /= np.float32(LEVELS[kind.value_type])
     scales = times_power_of_two(peak, -exponent - lift).astype("<f2")
@@ -122,7 +127,7 @@ def fitted_codebook(matrix: Matrix, masks: Blob, exponent: int, kind: Kind) -> n
     for part in chunks(rows.size, k) if rows.size else ():
         sample = rows[part]
         scales, values = _in_steps(matrix.values(sample), exponent, kind, 1)
-        weights = np.repeat(scales.astype(np.float32) ** 2, kind.group, axis=1)
+        weights = np.repeat(scales.astype(np.float32) ** 2, group_width(k, kind.group), axis=1)
         kept = [_kept(dense[:, :k], masks[sample]) for dense in (values, weights)]
         counts += codebook.histogram(*kept)
     return codebook.fit(counts, zero_first=kind.layout == "planes")

@@ -132,6 +132,7 @@ def _gemm_bias(model: ir.Model, node: ir.Node, linear: Linear) -> ir.Value | Non
         return None
     row = np.broadcast_to(array.reshape(-1), (linear.N,)).astype(np.float32)
     beta = _beta(node)
-    if beta == 1.0 and array.shape == (linear.N,):
+    # The operator's bias is float32 whatever X is.
+    if beta == 1.0 and array.shape == (linear.N,) and tensor.dtype == ir.DataType.FLOAT:
         return value
     return add_initializer(model, f"{node.name}.bias", ir.tensor(row * np.float32(beta)))

@@ -88,7 +88,12 @@ def _join(model: ir.Model, downs: list[_Down]) -> None:
         name=first.name,
     )
     h = joined.outputs[0]
-    h.name, h.type, h.shape = first.outputs[0].name, first.outputs[0].type, first.outputs[0].shape
+    h.name, h.type = first.outputs[0].name, first.outputs[0].type
+    shape = first.outputs[0].shape
+    if shape is not None:
+        # Where the first Down's rank stood, the sum of all ranks stands now.
+        rank = sum(down.rank for down in downs) if isinstance(shape[-1], int) else None
+        h.shape = ir.Shape([*shape.dims[:-1], rank])
     model.graph.insert_before(first, joined)
     offset = 0
     for down in downs:
@@ -98,7 +103,10 @@ def _join(model: ir.Model, downs: list[_Down]) -> None:
             up.attributes["offset"] = ir.AttrInt64("offset", before + offset)
             up.replace_input_with(use.idx, h)
         offset += down.rank
+        scale = down.node.inputs[1]
         model.graph.remove(down.node, safe=True)
+        if scale is not None and not scale.uses():
+            model.graph.initializers.pop(str(scale.name), None)
 
 
 def _scale(model: ir.Model, downs: list[_Down]) -> ir.Value | None:

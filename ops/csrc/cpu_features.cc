@@ -54,6 +54,10 @@ slc::Isa slc::DetectIsa() {
   return (getauxval(AT_HWCAP) & kAsimdDp) != 0 ? Isa::kDotprod : Isa::kNeon;
 }
 
+#elif defined(__aarch64__)
+
+slc::Isa slc::DetectIsa() { return Isa::kNeon; }
+
 #else
 
 slc::Isa slc::DetectIsa() { return Isa::kGeneric; }
@@ -68,10 +72,13 @@ slc::Isa slc::UsableIsa() {
     const char* word;
     Isa isa;
   } words[] = {{"generic", Isa::kGeneric},
+#if defined(__x86_64__)
                {"avx2", Isa::kAvx2},
-               {"avx512", Isa::kAvx512},
+               {"avx512", Isa::kAvx512}};
+#else
                {"neon", Isa::kNeon},
                {"dotprod", Isa::kDotprod}};
+#endif
   for (const auto& entry : words) {
     if (std::strcmp(wanted, entry.word) == 0) return std::min(detected, entry.isa);
   }

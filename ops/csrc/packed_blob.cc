@@ -48,6 +48,12 @@ class SectionSizes {
   bool ok_ = true;
 };
 
+// No section of a delta blob grows with K, but indices do.
+bool CountsFit(const PackedHeader& h) {
+  uint64_t positions = 0;
+  return !__builtin_mul_overflow(h.n, h.k, &positions) && positions < uint64_t{1} << 62;
+}
+
 // The fields that stand alone.
 bool CheckCodes(const PackedHeader& h, std::string* error) {
   const auto fail = [error](std::string text) { return *error = std::move(text), false; };
@@ -105,11 +111,9 @@ bool CheckSizes(const PackedHeader& h, const uint8_t* base, size_t bytes, Packed
   }
   const uint64_t count = i4 && layout.ok() ? LoadU64(base + starts + 8 * tiles) : h.nnz;
   layout.Section(count, 1, h.value_type == 1 ? 2 : 1);
-  SectionSizes decoded;  // no section of a delta blob grows with K, but indices do
-  decoded.Section(h.n, h.k, 1);
   layout.Align();
   const uint64_t total = layout.end() + 64;
-  if (!layout.ok() || !decoded.ok()) {
+  if (!layout.ok() || !CountsFit(h)) {
     *error = "packed blob: N " + std::to_string(h.n) + ", K " + std::to_string(h.k) + ", nnz " +
              std::to_string(h.nnz) + " make sizes beyond 62 bits";
     return false;

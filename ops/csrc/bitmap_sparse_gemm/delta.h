@@ -35,7 +35,8 @@ struct DeltaRow {
   const uint8_t* deltas;
   const uint8_t* values;
   int64_t count;
-  float scale;
+  float scale;  // one after the other: their product may be subnormal
+  float factor;
 };
 
 template <class S, class V>
@@ -43,7 +44,7 @@ inline DeltaRow RowOf(const PackedView& w, int64_t row) {
   const auto begin = static_cast<int64_t>(LoadWord(w.starts + 8 * row));
   const auto end = static_cast<int64_t>(LoadWord(w.starts + 8 * (row + 1)));
   const float scale = w.scales == nullptr ? 1.0f : S::HalfAt(w.scales + 2 * row);
-  return {w.deltas + begin, w.values + V::kBytes * begin, end - begin, scale * w.factor};
+  return {w.deltas + begin, w.values + V::kBytes * begin, end - begin, scale, w.factor};
 }
 
 // Calls step(j, value, column) for every value of a row, j counting modulo kStep.
@@ -86,7 +87,7 @@ inline void DeltaGemvRows(const SparseArgs& a) {
 #pragma GCC unroll 4
     for (int m = 0; m < M; ++m) {
       const float sum = (sums[m][0] + sums[m][1]) + (sums[m][2] + sums[m][3]);
-      a.y[m * a.ldy + n] = sum * row.scale + bias;
+      a.y[m * a.ldy + n] = sum * row.scale * row.factor + bias;
     }
   }
 }
@@ -116,11 +117,11 @@ inline void DeltaColumnDot(const DeltaRow& row, const float* x, float* out) {
       sum = S::MulAdd(weight, S::Load(x + kColumnRows * column + 8 * v), sum);
     }
   });
-  const auto scale = S::Set(row.scale);
+  const auto scale = S::Set(row.scale), factor = S::Set(row.factor);
 #pragma GCC unroll 4
   for (int v = 0; v < kVecs; ++v) {
     const auto sum = S::Add(S::Add(sums[0][v], sums[1][v]), S::Add(sums[2][v], sums[3][v]));
-    S::Store(out + 8 * v, S::Mul(sum, scale));
+    S::Store(out + 8 * v, S::Mul(S::Mul(sum, scale), factor));
   }
 }
 
