@@ -1,5 +1,7 @@
 #include "ort_glue.h"
 
+#include <memory>
+
 #include "f16.h"
 
 namespace slc {
