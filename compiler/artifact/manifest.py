@@ -80,7 +80,6 @@ def build_manifest(
       adapter_slots: pairs of overridable initializers per Linear.
     """
     files = hash_files(folder)
-    library = files.get(op_library.file or "")
     return {
         "schema_version": SCHEMA_VERSION,
         "versions": {key: _version(package) for key, package in _WRITERS.items()},
@@ -99,21 +98,30 @@ def build_manifest(
         },
         "linears": [_linear_entry(linear, choices) for linear in source.linears],
         "refusals": [dataclasses.asdict(refusal) for refusal in source.refusals],
-        "op_library": {
-            "file": op_library.file,
-            "sha256": library["sha256"] if library else None,
-            "note": op_library.note,
-        },
-        "adapters": {
-            "static": list(static_adapters),
-            "slots": adapter_slots,
-            "sources": {
-                linear.name: [dataclasses.asdict(rows) for rows in linear.sources]
-                for linear in source.linears
-                if linear.sources
-            },
-        },
+        "op_library": _op_library_entry(op_library, files),
+        "adapters": _adapters_entry(source, static_adapters, adapter_slots),
         "files": files,
+    }
+
+
+def _op_library_entry(op_library: OpLibrary, files: Mapping[str, Json]) -> Json:
+    library = files.get(op_library.file or "")
+    return {
+        "file": op_library.file,
+        "sha256": library["sha256"] if library else None,
+        "note": op_library.note,
+    }
+
+
+def _adapters_entry(source: Source, static: Sequence[str], slots: int) -> Json:
+    return {
+        "static": list(static),
+        "slots": slots,
+        "sources": {
+            linear.name: [dataclasses.asdict(rows) for rows in linear.sources]
+            for linear in source.linears
+            if linear.sources
+        },
     }
 
 

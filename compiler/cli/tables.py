@@ -103,6 +103,9 @@ def print_verify(console: Console, report: VerifyReport) -> None:
     console.print("[bold green]passed[/]" if report.passed else "[bold red]failed[/]")
 
 
+_NUMBERS = ("N x K", "level", "bits")
+
+
 def print_inspect(console: Console, document: Mapping[str, Any]) -> None:
     """The facts as lines, the Linears as a table."""
     for key, value in document.items():
@@ -119,14 +122,33 @@ def print_inspect(console: Console, document: Mapping[str, Any]) -> None:
 
 
 def _print_linears(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
-    hidden = ("reason", "kind")
-    columns = [c for c in rows[0] if c not in hidden] if rows else []
-    numbers = {c for c in columns if rows and isinstance(rows[0][c], (int, float))}
-    heads = [f">{c}" if c in numbers else c for c in columns]
-    cells = [[_cell(row[c]) for c in columns] for row in rows[:ROWS_MAX]]
-    console.print(table("linears", heads, cells))
+    """Narrow columns; those of an artifact are named as in the tables of export and plan."""
+    shown = [_stored(row) if "encoding" in row else _plain(row) for row in rows[:ROWS_MAX]]
+    columns = list(shown[0]) if shown else []
+    numbers = {c for c in columns if isinstance(rows[0].get(c), (int, float))}
+    heads = [f">{c}" if c in numbers or c in _NUMBERS else c for c in columns]
+    console.print(table("linears", heads, [list(row.values()) for row in shown]))
     if len(rows) > ROWS_MAX:
         console.print(f"  … and {len(rows) - ROWS_MAX} more (--json lists all)")
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, str]:
+    """Of a checkpoint, as it is."""
+    return {key: _cell(value) for key, value in row.items() if key not in ("reason", "kind")}
+
+
+def _stored(row: Mapping[str, Any]) -> dict[str, str]:
+    """Of an artifact."""
+    return {
+        "linear": row["name"],
+        "N x K": f"{row['N']} x {row['K']}",
+        "encoding": row["encoding"],
+        "values": _values(row["value_type"], row["layout"]),
+        "level": str(row["accuracy_level"]),
+        "density": f"{row['density']:.3f}",
+        "rank": str(row["rank"]),
+        "bits": f"{row['bits_per_weight']:.2f}",
+    }
 
 
 def _nested(value: object) -> bool:

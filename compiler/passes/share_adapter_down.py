@@ -11,7 +11,7 @@ Rules:
   3. Only Downs whose A's have the same types are joined, without a gate, read by nothing but Ups.
   4. A Down with a slot (an overridable A) keeps its own: its rank, and so the offset of whatever
      came behind it, is known only at run time.
-  5. H has the type and shape of the first one's, whose place it takes.
+  5. H takes the first one's place, name and type; where its rank was known it becomes the sum.
 """
 
 from __future__ import annotations

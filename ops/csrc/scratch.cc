@@ -10,14 +10,9 @@ constexpr std::align_val_t kAlignment{64};
 constexpr size_t kLarge = 128 << 10;  // below this the C library keeps blocks itself
 constexpr size_t kKept = 4;           // what one call of an operator holds at most
 
-struct Block {
-  void* data;
-  size_t bytes;
-};
-
 struct Kept {
   std::mutex mutex;
-  Block blocks[kKept] = {};
+  ScratchBlock blocks[kKept];
 };
 
 // Never freed: a session in a static object may outlive our static objects.
@@ -26,46 +21,42 @@ Kept& KeptBlocks() {
   return *kept;
 }
 
-// Sizes are rounded up, so that a block serves the next length of input as well.
-size_t Rounded(size_t bytes) { return (bytes + kLarge - 1) / kLarge * kLarge; }
+// The smallest kept block of `bytes` or more; failing that the largest smaller one, which a new
+// block then replaces, so that calls of many sizes do not pile up a block of each.
+ScratchBlock TakeKept(size_t bytes) {
+  Kept& kept = KeptBlocks();
+  const std::lock_guard<std::mutex> lock(kept.mutex);
+  ScratchBlock* best = &kept.blocks[0];
+  for (ScratchBlock& block : kept.blocks) {
+    const bool fits = block.bytes >= bytes, best_fits = best->bytes >= bytes;
+    const bool better = fits && best_fits ? block.bytes < best->bytes
+                                          : fits || (!best_fits && block.bytes > best->bytes);
+    if (better) best = &block;
+  }
+  return std::exchange(*best, {});
+}
 
 }  // namespace
 
-void* TakeScratch(size_t bytes) {
-  if (bytes < kLarge) return ::operator new(bytes, kAlignment);
-  bytes = Rounded(bytes);
-  Kept& kept = KeptBlocks();
-  {
-    const std::lock_guard<std::mutex> lock(kept.mutex);
-    for (Block& block : kept.blocks) {
-      if (block.data != nullptr && block.bytes == bytes) {
-        void* const data = block.data;
-        block = {};
-        return data;
-      }
-    }
-  }
-  return ::operator new(bytes, kAlignment);
+ScratchBlock TakeScratch(size_t bytes) {
+  if (bytes < kLarge) return {::operator new(bytes, kAlignment), bytes};
+  const ScratchBlock kept = TakeKept(bytes);
+  if (kept.bytes >= bytes) return kept;
+  if (kept.data != nullptr) ::operator delete(kept.data, kAlignment);
+  return {::operator new(bytes, kAlignment), bytes};
 }
 
-void GiveScratch(void* data, size_t bytes) noexcept {
-  if (bytes < kLarge) return ::operator delete(data, kAlignment);
-  Block given = {data, Rounded(bytes)};
-  Kept& kept = KeptBlocks();
-  {
-    // The new block takes the place of an empty one, else of the smallest.
+void GiveScratch(ScratchBlock block) noexcept {
+  if (block.bytes >= kLarge) {
+    Kept& kept = KeptBlocks();
     const std::lock_guard<std::mutex> lock(kept.mutex);
-    Block* place = &kept.blocks[0];
-    for (Block& block : kept.blocks) {
-      if (block.bytes < place->bytes) place = &block;
+    ScratchBlock* smallest = &kept.blocks[0];  // an empty place has no bytes
+    for (ScratchBlock& other : kept.blocks) {
+      if (other.bytes < smallest->bytes) smallest = &other;
     }
-    if (place->bytes < given.bytes) {
-      const Block smaller = *place;
-      *place = given;
-      given = smaller;
-    }
+    if (smallest->bytes < block.bytes) std::swap(*smallest, block);
   }
-  ::operator delete(given.data, kAlignment);
+  ::operator delete(block.data, kAlignment);
 }
 
 }  // namespace slc

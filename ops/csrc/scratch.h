@@ -4,41 +4,43 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 namespace slc {
 
+// A block and its true size, which may be more than was asked for.
+struct ScratchBlock {
+  void* data = nullptr;
+  size_t bytes = 0;
+};
+
 // `bytes` > 0. Large blocks come from a few that earlier calls gave back: a fresh block of
 // megabytes costs a page fault for each 4 KiB, which on a virtual machine was seen to take as long
-// as the product that it was for.
-void* TakeScratch(size_t bytes);
-void GiveScratch(void* block, size_t bytes) noexcept;
+// as the product that it was for, and the C library's own reuse left one session in three with more
+// blocks than it needed.
+ScratchBlock TakeScratch(size_t bytes);
+void GiveScratch(ScratchBlock block) noexcept;
 
 template <class T>
 class ScratchOf {
  public:
   ScratchOf() = default;
-  explicit ScratchOf(int64_t elements)
-      : bytes_(elements <= 0 ? 0 : static_cast<size_t>(elements) * sizeof(T)),
-        data_(bytes_ == 0 ? nullptr : static_cast<T*>(TakeScratch(bytes_))) {}
+  explicit ScratchOf(int64_t elements) {
+    if (elements > 0) block_ = TakeScratch(static_cast<size_t>(elements) * sizeof(T));
+  }
   ~ScratchOf() {
-    if (data_ != nullptr) GiveScratch(data_, bytes_);
+    if (block_.data != nullptr) GiveScratch(block_);
   }
   ScratchOf(const ScratchOf&) = delete;
   ScratchOf& operator=(const ScratchOf&) = delete;
   ScratchOf& operator=(ScratchOf&& other) noexcept {
-    const size_t bytes = bytes_;
-    T* const data = data_;
-    bytes_ = other.bytes_;
-    data_ = other.data_;
-    other.bytes_ = bytes;
-    other.data_ = data;
+    std::swap(block_, other.block_);
     return *this;
   }
-  T* data() const { return data_; }
+  T* data() const { return static_cast<T*>(block_.data); }
 
  private:
-  size_t bytes_ = 0;
-  T* data_ = nullptr;
+  ScratchBlock block_;
 };
 
 using Scratch = ScratchOf<float>;

@@ -108,7 +108,7 @@ def _answer(worker: subprocess.Popen[str]) -> dict[str, Any]:
     assert worker.stdout is not None
     line = worker.stdout.readline()
     if not line:
-        raise SystemExit(f"{worker.args[2:4]!r} ended: {worker.wait()}")  # type: ignore[index]
+        raise SystemExit(f"{worker.args!r} ended: {worker.wait()}")
     return dict(json.loads(line))
 
 

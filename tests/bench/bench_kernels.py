@@ -67,8 +67,7 @@ class Bench:
 
     def run(self, line: str) -> None:
         """Measures and prints the shape "M N K density"."""
-        words = line.split()
-        m, n, k, density = *map(int, words[:3]), float(words[3])
+        m, n, k, density = numbers(line)
         rng = np.random.default_rng(0)
         S = rng.standard_normal((n, k), np.float32) * (rng.random((n, k), np.float32) < density)
         shape: dict[str, Any] = {"shape": line, "m": m, "n": n, "k": k, "density": density}
@@ -114,13 +113,16 @@ class Bench:
 def main() -> None:
     """Reads the options and runs every shape."""
     arguments = parse()
+    lines = shape_lines(arguments)
     if arguments.isa:
         os.environ["SLC_ISA"] = arguments.isa  # the library reads it when a session is made
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.build or Path(temporary)
         build(folder, "slc_ops", "slc_ops_testing")
         os.environ.setdefault("SLC_OPS_LIBRARY", str(folder / "libslc_ops.so"))
-        document = scaling(arguments, folder) if arguments.scaling else run(arguments, folder)
+        document = (
+            scaling(arguments, folder) if arguments.scaling else run(arguments, lines, folder)
+        )
     if arguments.json:
         arguments.json.write_text(json.dumps(document, indent=1) + "\n")
 
@@ -147,20 +149,41 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
+def numbers(line: str) -> tuple[int, int, int, float]:
+    """M, N, K and the density of a shape's line."""
+    words = line.split()
+    try:
+        m, n, k = map(int, words[:3])
+        (density,) = map(float, words[3:])
+    except ValueError:
+        raise SystemExit(f"shape: got {line!r}, wanted 'M N K density': 1 4096 4096 0.5") from None
+    if min(m, n, k) < 1 or not 0 <= density <= 1:
+        raise SystemExit(f"shape: got {line!r}, wanted M, N, K of 1 or more, a density of 0 to 1")
+    return m, n, k, density
+
+
 def shape_lines(arguments: argparse.Namespace) -> list[str]:
-    """ "M N K density" of every shape asked for."""
+    """ "M N K density" of every shape asked for, each checked before anything is built."""
     if arguments.densities:
-        return [f"{arguments.shape} {word}" for word in arguments.densities.split(",")]
-    lines = [line.strip() for path in arguments.shapes for line in path.read_text().splitlines()]
-    return [line for line in lines if line and not line.startswith("#")]
+        lines = [f"{arguments.shape} {word}" for word in arguments.densities.split(",")]
+    else:
+        try:
+            texts = [path.read_text() for path in arguments.shapes]
+        except OSError as error:
+            raise SystemExit(f"--shapes: {error}") from None
+        lines = [line.strip() for text in texts for line in text.splitlines()]
+    lines = [line for line in lines if line and not line.startswith("#")]
+    for line in lines:
+        numbers(line)
+    return lines
 
 
-def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def run(arguments: argparse.Namespace, lines: list[str], folder: Path) -> dict[str, Any]:
     """Every shape in this process."""
     parts = (arguments.only,) if arguments.only else PARTS
     kernels = NativeKernels(folder / "libslc_ops_testing.so")
     bench = Bench(kernels, arguments.threads, arguments.seconds, parts)
-    for line in shape_lines(arguments):
+    for line in lines:
         bench.run(line)
     document = bench.document()
     if arguments.plot:

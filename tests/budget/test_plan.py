@@ -84,9 +84,9 @@ def test_int8_activations_need_less_scratch(source: Source) -> None:
         )
 
     # The widest X has 1024 columns: a float each; q and |q|, and 8 bytes for every 64.
-    assert scratch(values="f16") == scratch(values="i8", accuracy_level=1) == 2 * 100 * 4 * 1024
-    assert scratch(values="i8") == scratch(values="i4") == 2 * 100 * (2 * 1024 + 8 * 16)
-    assert scratch(values="i8", density=0.02, rank=8) == 2 * 112 * 4 * 1024  # tiles of 16 rows
+    assert scratch(values="f16") == scratch(values="i8", accuracy_level=1) == 100 * 4 * 1024
+    assert scratch(values="i8") == scratch(values="i4") == 100 * (2 * 1024 + 8 * 16)
+    assert scratch(values="i8", density=0.02, rank=8) == 112 * 4 * 1024  # tiles of 16 rows
 
 
 def test_too_small_says_what_would_do_and_that_does(source: Source) -> None:

@@ -23,11 +23,11 @@ void sparse_gemv_i4planes_f32_1x64__avx2(const SparseArgs& a) {
 }
 
 void sparse_gemv_deltaf16_f32_1x8__avx2(const SparseArgs& a) {
-  SparseDeltaGemv<Avx2Simd, F16Deltas>(a);
+  SparseDeltaGemv<Avx2Simd, F16Dense>(a);
 }
 
 void sparse_gemv_deltai8_f32_1x8__avx2(const SparseArgs& a) {
-  SparseDeltaGemv<Avx2Simd, I8Deltas>(a);
+  SparseDeltaGemv<Avx2Simd, I8Dense>(a);
 }
 
 void sparse_gemv_i8_int8_1x64__avx2(const SparseArgs& a) {
@@ -57,11 +57,11 @@ void sparse_gemm_i4planes_f32_16x512__avx2(const SparseArgs& a) {
 }
 
 void sparse_gemm_deltaf16_f32_1x8__avx2(const SparseArgs& a) {
-  SparseDeltaGemm<Avx2Simd, F16Deltas>(a);
+  SparseDeltaGemm<Avx2Simd, F16Dense>(a);
 }
 
 void sparse_gemm_deltai8_f32_1x8__avx2(const SparseArgs& a) {
-  SparseDeltaGemm<Avx2Simd, I8Deltas>(a);
+  SparseDeltaGemm<Avx2Simd, I8Dense>(a);
 }
 
 void sparse_gemm_i8_int8_16x512__avx2(const SparseArgs& a) {

@@ -6,6 +6,7 @@
 #ifndef SLC_BITMAP_SPARSE_GEMM_DELTA_H_
 #define SLC_BITMAP_SPARSE_GEMM_DELTA_H_
 
+#include "../dense_values.h"
 #include "gemv_f32.h"
 #include "values.h"
 
@@ -14,22 +15,6 @@ namespace {
 
 constexpr int kStep = 8;  // values converted at a time
 constexpr int kSums = 4;  // independent sums, to hide the latency of multiply-add
-
-struct F16Deltas {
-  static constexpr int64_t kBytes = 2;
-  template <class S>
-  static typename S::Vec Load(const uint8_t* p) {
-    return S::LoadF16(p);
-  }
-};
-
-struct I8Deltas {
-  static constexpr int64_t kBytes = 1;
-  template <class S>
-  static typename S::Vec Load(const uint8_t* p) {
-    return S::LoadI8(p);
-  }
-};
 
 struct DeltaRow {
   const uint8_t* deltas;
@@ -94,9 +79,7 @@ inline void DeltaGemvRows(const SparseArgs& a) {
 
 template <class S, class V>
 inline void SparseDeltaGemv(const SparseArgs& a) {
-  if (a.m == 1) DeltaGemvRows<S, V, 1>(a);
-  if (a.m == 2) DeltaGemvRows<S, V, 2>(a);
-  if (a.m == 3) DeltaGemvRows<S, V, 3>(a);
+  WithRowsOfX(a.m, [&](auto m) { DeltaGemvRows<S, V, decltype(m)::value>(a); });
 }
 
 // kColumnRows rows of x times row n of w; out[i] for row i.

@@ -130,35 +130,23 @@ inline const uint8_t* GemvRowDecoded(const SparseArgs& a, const Reader& reader, 
   return values;
 }
 
-template <class S, class V, int M>
-inline void GemvRows(const SparseArgs& a) {
-  const uint8_t* values = RowValues(*a.w, a.row_begin);
-  for (int64_t row = a.row_begin; row < a.row_end; ++row) {
-    values = GemvRow<S, V, M>(a, row, values);
-  }
-}
-
-template <class S, class Reader, int M>
-inline void GemvRowsDecoded(const SparseArgs& a) {
-  const Reader reader(*a.w);
-  const uint8_t* values = RowValues(*a.w, a.row_begin);
-  for (int64_t row = a.row_begin; row < a.row_end; ++row) {
-    values = GemvRowDecoded<S, Reader, M>(a, reader, row, values);
-  }
-}
-
 template <class S, class V>
 inline void SparseGemv(const SparseArgs& a) {
-  if (a.m == 1) GemvRows<S, V, 1>(a);
-  if (a.m == 2) GemvRows<S, V, 2>(a);
-  if (a.m == 3) GemvRows<S, V, 3>(a);
+  WithRowsOfX(a.m, [&](auto m) {
+    ForEachRow(a, [&](int64_t row, const uint8_t* values) {
+      return GemvRow<S, V, decltype(m)::value>(a, row, values);
+    });
+  });
 }
 
 template <class S, class Reader>
 inline void SparseGemvDecoded(const SparseArgs& a) {
-  if (a.m == 1) GemvRowsDecoded<S, Reader, 1>(a);
-  if (a.m == 2) GemvRowsDecoded<S, Reader, 2>(a);
-  if (a.m == 3) GemvRowsDecoded<S, Reader, 3>(a);
+  const Reader reader(*a.w);
+  WithRowsOfX(a.m, [&](auto m) {
+    ForEachRow(a, [&](int64_t row, const uint8_t* values) {
+      return GemvRowDecoded<S, Reader, decltype(m)::value>(a, reader, row, values);
+    });
+  });
 }
 
 }  // namespace

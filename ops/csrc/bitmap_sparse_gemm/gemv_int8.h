@@ -65,20 +65,14 @@ inline const uint8_t* GemvRowInt8(const SparseArgs& a, const Reader& reader, int
   return values;
 }
 
-template <class S, class Reader, int M>
-inline void GemvRowsInt8(const SparseArgs& a) {
-  const Reader reader(*a.w);
-  const uint8_t* values = RowValues(*a.w, a.row_begin);
-  for (int64_t row = a.row_begin; row < a.row_end; ++row) {
-    values = GemvRowInt8<S, Reader, M>(a, reader, row, values);
-  }
-}
-
 template <class S, class Reader>
 inline void SparseGemvInt8(const SparseArgs& a) {
-  if (a.m == 1) GemvRowsInt8<S, Reader, 1>(a);
-  if (a.m == 2) GemvRowsInt8<S, Reader, 2>(a);
-  if (a.m == 3) GemvRowsInt8<S, Reader, 3>(a);
+  const Reader reader(*a.w);
+  WithRowsOfX(a.m, [&](auto m) {
+    ForEachRow(a, [&](int64_t row, const uint8_t* values) {
+      return GemvRowInt8<S, Reader, decltype(m)::value>(a, reader, row, values);
+    });
+  });
 }
 
 }  // namespace

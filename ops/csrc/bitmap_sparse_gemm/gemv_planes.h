@@ -164,9 +164,7 @@ inline void GemvPlanesRows(const SparseArgs& a) {
 }
 
 inline void SparseGemvPlanes(const SparseArgs& a) {
-  if (a.m == 1) GemvPlanesRows<1>(a);
-  if (a.m == 2) GemvPlanesRows<2>(a);
-  if (a.m == 3) GemvPlanesRows<3>(a);
+  WithRowsOfX(a.m, [&](auto m) { GemvPlanesRows<decltype(m)::value>(a); });
 }
 
 }  // namespace

@@ -74,9 +74,7 @@ inline void GemvSplitRows(const SparseArgs& a) {
 }
 
 inline void SparseGemvSplit(const SparseArgs& a) {
-  if (a.m == 1) GemvSplitRows<1>(a);
-  if (a.m == 2) GemvSplitRows<2>(a);
-  if (a.m == 3) GemvSplitRows<3>(a);
+  WithRowsOfX(a.m, [&](auto m) { GemvSplitRows<decltype(m)::value>(a); });
 }
 
 }  // namespace

@@ -24,11 +24,11 @@ void sparse_gemv_i4planes_f32_1x64__generic(const SparseArgs& a) {
 }
 
 void sparse_gemv_deltaf16_f32_1x8__generic(const SparseArgs& a) {
-  SparseDeltaGemv<GenericSimd, F16Deltas>(a);
+  SparseDeltaGemv<GenericSimd, F16Dense>(a);
 }
 
 void sparse_gemv_deltai8_f32_1x8__generic(const SparseArgs& a) {
-  SparseDeltaGemv<GenericSimd, I8Deltas>(a);
+  SparseDeltaGemv<GenericSimd, I8Dense>(a);
 }
 
 void sparse_gemv_i8_int8_1x64__generic(const SparseArgs& a) {
@@ -60,11 +60,11 @@ void sparse_gemm_i4planes_f32_8x512__generic(const SparseArgs& a) {
 }
 
 void sparse_gemm_deltaf16_f32_1x8__generic(const SparseArgs& a) {
-  SparseDeltaGemm<GenericSimd, F16Deltas>(a);
+  SparseDeltaGemm<GenericSimd, F16Dense>(a);
 }
 
 void sparse_gemm_deltai8_f32_1x8__generic(const SparseArgs& a) {
-  SparseDeltaGemm<GenericSimd, I8Deltas>(a);
+  SparseDeltaGemm<GenericSimd, I8Dense>(a);
 }
 
 void sparse_gemm_i8_int8_8x512__generic(const SparseArgs& a) {

@@ -22,11 +22,11 @@ void sparse_gemv_i4planes_f32_1x64__neon(const SparseArgs& a) {
 }
 
 void sparse_gemv_deltaf16_f32_1x8__neon(const SparseArgs& a) {
-  SparseDeltaGemv<NeonSimd, F16Deltas>(a);
+  SparseDeltaGemv<NeonSimd, F16Dense>(a);
 }
 
 void sparse_gemv_deltai8_f32_1x8__neon(const SparseArgs& a) {
-  SparseDeltaGemv<NeonSimd, I8Deltas>(a);
+  SparseDeltaGemv<NeonSimd, I8Dense>(a);
 }
 
 void sparse_gemv_i8_int8_1x64__neon(const SparseArgs& a) {
@@ -58,11 +58,11 @@ void sparse_gemm_i4planes_f32_16x512__neon(const SparseArgs& a) {
 }
 
 void sparse_gemm_deltaf16_f32_1x8__neon(const SparseArgs& a) {
-  SparseDeltaGemm<NeonSimd, F16Deltas>(a);
+  SparseDeltaGemm<NeonSimd, F16Dense>(a);
 }
 
 void sparse_gemm_deltai8_f32_1x8__neon(const SparseArgs& a) {
-  SparseDeltaGemm<NeonSimd, I8Deltas>(a);
+  SparseDeltaGemm<NeonSimd, I8Dense>(a);
 }
 
 void sparse_gemm_i8_int8_16x512__neon(const SparseArgs& a) {

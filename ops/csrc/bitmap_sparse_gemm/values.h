@@ -11,6 +11,7 @@
 #define SLC_BITMAP_SPARSE_GEMM_VALUES_H_
 
 #include <cstring>
+#include <type_traits>
 
 #include "bitmap_sparse_gemm.h"
 
@@ -89,6 +90,23 @@ struct I4PlanesReader {
 inline const uint8_t* RowValues(const PackedView& w, int64_t row) {
   const uint64_t start = LoadWord(w.starts + 8 * (row / w.tile_rows));
   return w.values + (w.value_type == ValueType::kF16 ? 2 : 1) * start;
+}
+
+// Calls row(n, where its values begin) for every row of w; it returns where the next row's begin.
+template <class Row>
+inline void ForEachRow(const SparseArgs& a, const Row& row) {
+  const uint8_t* values = RowValues(*a.w, a.row_begin);
+  for (int64_t n = a.row_begin; n < a.row_end; ++n) values = row(n, values);
+}
+
+// Calls body with the number of rows of x, 1 ... kGemvRowsMax, as a type: weights and sums of that
+// many rows then stay in registers.
+template <class Body>
+inline void WithRowsOfX(int64_t m, const Body& body) {
+  static_assert(kGemvRowsMax == 3, "one line for each");
+  if (m == 1) body(std::integral_constant<int, 1>());
+  if (m == 2) body(std::integral_constant<int, 2>());
+  if (m == 3) body(std::integral_constant<int, 3>());
 }
 
 // Bytes that the values of one row take.

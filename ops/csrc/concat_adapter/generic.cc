@@ -6,15 +6,13 @@
 namespace slc {
 
 void adapter_dot_f32_3x4__generic(const DenseArgs& args) {
-  AdapterDot<GenericSimd, F32Weights>(args);
+  AdapterDot<GenericSimd, F32Dense>(args);
 }
 
 void adapter_dot_f16_3x4__generic(const DenseArgs& args) {
-  AdapterDot<GenericSimd, F16Weights>(args);
+  AdapterDot<GenericSimd, F16Dense>(args);
 }
 
-void adapter_dot_i8_3x4__generic(const DenseArgs& args) {
-  AdapterDot<GenericSimd, I8Weights>(args);
-}
+void adapter_dot_i8_3x4__generic(const DenseArgs& args) { AdapterDot<GenericSimd, I8Dense>(args); }
 
 }  // namespace slc

@@ -1,38 +1,15 @@
-// The loops of every adapter kernel, over a Simd type (simd_generic.h, simd_avx2.h) and a weight
-// type (F32Weights, F16Weights, I8Weights below).
+// The loops of every adapter kernel, over a Simd type (simd_generic.h and its twins) and a value
+// type of dense_values.h.
 #ifndef SLC_CONCAT_ADAPTER_LOOP_NEST_H_
 #define SLC_CONCAT_ADAPTER_LOOP_NEST_H_
 
 #include <cstring>
 
+#include "../dense_values.h"
 #include "concat_adapter.h"
 
 namespace slc {
 namespace {
-
-struct F32Weights {
-  static constexpr int64_t kBytes = 4;
-  template <class S>
-  static typename S::Vec Load(const uint8_t* p) {
-    return S::Load(reinterpret_cast<const float*>(p));
-  }
-};
-
-struct F16Weights {
-  static constexpr int64_t kBytes = 2;
-  template <class S>
-  static typename S::Vec Load(const uint8_t* p) {
-    return S::LoadF16(p);
-  }
-};
-
-struct I8Weights {
-  static constexpr int64_t kBytes = 1;
-  template <class S>
-  static typename S::Vec Load(const uint8_t* p) {
-    return S::LoadI8(p);
-  }
-};
 
 constexpr int kTileX = 3;
 constexpr int kTileW = 4;
