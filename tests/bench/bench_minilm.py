@@ -81,9 +81,10 @@ def build(model: Path, folder: Path, calibration: list[str]) -> dict[str, Path]:
         export(model, folder / "oats", values="f16", calibrate=text, save_structured=checkpoint,
                **settings) / "model.onnx"
     )  # fmt: skip
-    variants["slc oats i8 .5 r32"] = (
-        export(checkpoint, folder / "oats-i8", values="i8", **settings) / "model.onnx"
-    )
+    for values in ("i8", "i4"):
+        variants[f"slc oats {values} .5 r32"] = (
+            export(checkpoint, folder / f"oats-{values}", values=values, **settings) / "model.onnx"
+        )
     variants["slc salr f16 .5 r32"] = (
         export(model, folder / "salr", values="f16", **settings) / "model.onnx"
     )
