@@ -40,19 +40,19 @@ void sparse_gemv_i4rows_int8_1x64__avx2(const SparseArgs& a) {
 
 void sparse_gemv_i4planes_int8_1x256__avx2(const SparseArgs& a) { SparseGemvPlanes(a); }
 
-void sparse_gemm_f16_f32_16x512__avx2(const SparseArgs& a) {
+void sparse_gemm_f16_f32_16x256__avx2(const SparseArgs& a) {
   SparseGemm<Avx2Simd, F16Reader<Avx2Simd>, Level::kF32>(a);
 }
 
-void sparse_gemm_i8_f32_16x512__avx2(const SparseArgs& a) {
+void sparse_gemm_i8_f32_16x256__avx2(const SparseArgs& a) {
   SparseGemm<Avx2Simd, I8Reader<Avx2Simd>, Level::kF32>(a);
 }
 
-void sparse_gemm_i4rows_f32_16x512__avx2(const SparseArgs& a) {
+void sparse_gemm_i4rows_f32_16x256__avx2(const SparseArgs& a) {
   SparseGemm<Avx2Simd, I4RowsReader<Avx2Simd>, Level::kF32>(a);
 }
 
-void sparse_gemm_i4planes_f32_16x512__avx2(const SparseArgs& a) {
+void sparse_gemm_i4planes_f32_16x256__avx2(const SparseArgs& a) {
   SparseGemm<Avx2Simd, I4PlanesReader<Avx2Simd>, Level::kF32>(a);
 }
 
@@ -64,15 +64,15 @@ void sparse_gemm_deltai8_f32_1x8__avx2(const SparseArgs& a) {
   SparseDeltaGemm<Avx2Simd, I8Dense>(a);
 }
 
-void sparse_gemm_i8_int8_16x512__avx2(const SparseArgs& a) {
+void sparse_gemm_i8_int8_16x256__avx2(const SparseArgs& a) {
   SparseGemm<Avx2Simd, I8Reader<Avx2Simd>, Level::kInt8>(a);
 }
 
-void sparse_gemm_i4rows_int8_16x512__avx2(const SparseArgs& a) {
+void sparse_gemm_i4rows_int8_16x256__avx2(const SparseArgs& a) {
   SparseGemm<Avx2Simd, I4RowsReader<Avx2Simd>, Level::kInt8>(a);
 }
 
-void sparse_gemm_i4planes_int8_16x512__avx2(const SparseArgs& a) {
+void sparse_gemm_i4planes_int8_16x256__avx2(const SparseArgs& a) {
   SparseGemm<Avx2Simd, I4PlanesReader<Avx2Simd>, Level::kInt8>(a);
 }
 

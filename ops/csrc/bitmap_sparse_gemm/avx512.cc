@@ -19,31 +19,31 @@ void sparse_gemv_i4rows_int8_1x64__avx512(const SparseArgs& a) {
   SparseGemvInt8<Avx512Simd, I4RowsReader<Avx512Simd>>(a);
 }
 
-void sparse_gemm_f16_f32_32x512__avx512(const SparseArgs& a) {
+void sparse_gemm_f16_f32_32x256__avx512(const SparseArgs& a) {
   SparseGemm<Avx512Simd, F16Reader<Avx512Simd>, Level::kF32>(a);
 }
 
-void sparse_gemm_i8_f32_32x512__avx512(const SparseArgs& a) {
+void sparse_gemm_i8_f32_32x256__avx512(const SparseArgs& a) {
   SparseGemm<Avx512Simd, I8Reader<Avx512Simd>, Level::kF32>(a);
 }
 
-void sparse_gemm_i4rows_f32_32x512__avx512(const SparseArgs& a) {
+void sparse_gemm_i4rows_f32_32x256__avx512(const SparseArgs& a) {
   SparseGemm<Avx512Simd, I4RowsReader<Avx512Simd>, Level::kF32>(a);
 }
 
-void sparse_gemm_i4planes_f32_32x512__avx512(const SparseArgs& a) {
+void sparse_gemm_i4planes_f32_32x256__avx512(const SparseArgs& a) {
   SparseGemm<Avx512Simd, I4PlanesReader<Avx512Simd>, Level::kF32>(a);
 }
 
-void sparse_gemm_i8_int8_32x512__avx512(const SparseArgs& a) {
+void sparse_gemm_i8_int8_32x256__avx512(const SparseArgs& a) {
   SparseGemm<Avx512Simd, I8Reader<Avx512Simd>, Level::kInt8>(a);
 }
 
-void sparse_gemm_i4rows_int8_32x512__avx512(const SparseArgs& a) {
+void sparse_gemm_i4rows_int8_32x256__avx512(const SparseArgs& a) {
   SparseGemm<Avx512Simd, I4RowsReader<Avx512Simd>, Level::kInt8>(a);
 }
 
-void sparse_gemm_i4planes_int8_32x512__avx512(const SparseArgs& a) {
+void sparse_gemm_i4planes_int8_32x256__avx512(const SparseArgs& a) {
   SparseGemm<Avx512Simd, I4PlanesReader<Avx512Simd>, Level::kInt8>(a);
 }
 

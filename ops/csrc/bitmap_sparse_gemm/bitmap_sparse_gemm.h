@@ -41,7 +41,7 @@ enum class Order : uint8_t {
   kInt8Blocks,  // int8 [blocks, m, kBlockColumns]
   kInt8Planes,  // int8 [m, 256 * ceil(words / 4)]: byte 256 c + 32 t + b is column 256 c + 8 b + t
 };
-inline constexpr int64_t kBlockColumns = 512;
+inline constexpr int64_t kBlockColumns = 256;
 inline constexpr int64_t kColumnRows = 16;
 
 // Rows of x in one of these orders, all zero beyond K. What has no use in an order is null.

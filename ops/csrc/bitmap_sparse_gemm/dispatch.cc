@@ -29,7 +29,7 @@ constexpr int64_t kTaskWork = 1 << 15;
 // A gemm task takes this many rows of w or a multiple, and at most this many rows of x: both fit
 // the panels and register tiles of every kernel.
 constexpr int64_t kGemmRows = 32;
-constexpr int64_t kGemmM = 132;
+constexpr int64_t kGemmM = 264;
 constexpr int64_t kTileM = 12;
 
 uint64_t Start(const PackedView& w, int64_t tile) {

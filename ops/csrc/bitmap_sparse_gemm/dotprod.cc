@@ -14,15 +14,15 @@ void sparse_gemv_i4rows_int8_1x64__dotprod(const SparseArgs& a) {
   SparseGemvInt8<DotprodSimd, I4RowsReader<DotprodSimd>>(a);
 }
 
-void sparse_gemm_i8_int8_16x512__dotprod(const SparseArgs& a) {
+void sparse_gemm_i8_int8_16x256__dotprod(const SparseArgs& a) {
   SparseGemm<DotprodSimd, I8Reader<DotprodSimd>, Level::kInt8>(a);
 }
 
-void sparse_gemm_i4rows_int8_16x512__dotprod(const SparseArgs& a) {
+void sparse_gemm_i4rows_int8_16x256__dotprod(const SparseArgs& a) {
   SparseGemm<DotprodSimd, I4RowsReader<DotprodSimd>, Level::kInt8>(a);
 }
 
-void sparse_gemm_i4planes_int8_16x512__dotprod(const SparseArgs& a) {
+void sparse_gemm_i4planes_int8_16x256__dotprod(const SparseArgs& a) {
   SparseGemm<DotprodSimd, I4PlanesReader<DotprodSimd>, Level::kInt8>(a);
 }
 

@@ -16,7 +16,7 @@ namespace {
 
 // Rows of x and of w whose sums are kept at a time. Rows of y may lie a large power of two apart
 // and evict each other: sum here, write y once.
-constexpr int64_t kSumRows = 132;
+constexpr int64_t kSumRows = 264;
 constexpr int64_t kSumColumns = 64;
 constexpr int64_t kBlockWords64 = kBlockColumns / 64;
 

@@ -43,19 +43,19 @@ void sparse_gemv_i4planes_int8_1x64__generic(const SparseArgs& a) {
   SparseGemvInt8<GenericSimd, I4PlanesReader<GenericSimd>>(a);
 }
 
-void sparse_gemm_f16_f32_8x512__generic(const SparseArgs& a) {
+void sparse_gemm_f16_f32_8x256__generic(const SparseArgs& a) {
   SparseGemm<GenericSimd, F16Reader<GenericSimd>, Level::kF32>(a);
 }
 
-void sparse_gemm_i8_f32_8x512__generic(const SparseArgs& a) {
+void sparse_gemm_i8_f32_8x256__generic(const SparseArgs& a) {
   SparseGemm<GenericSimd, I8Reader<GenericSimd>, Level::kF32>(a);
 }
 
-void sparse_gemm_i4rows_f32_8x512__generic(const SparseArgs& a) {
+void sparse_gemm_i4rows_f32_8x256__generic(const SparseArgs& a) {
   SparseGemm<GenericSimd, I4RowsReader<GenericSimd>, Level::kF32>(a);
 }
 
-void sparse_gemm_i4planes_f32_8x512__generic(const SparseArgs& a) {
+void sparse_gemm_i4planes_f32_8x256__generic(const SparseArgs& a) {
   SparseGemm<GenericSimd, I4PlanesReader<GenericSimd>, Level::kF32>(a);
 }
 
@@ -67,15 +67,15 @@ void sparse_gemm_deltai8_f32_1x8__generic(const SparseArgs& a) {
   SparseDeltaGemm<GenericSimd, I8Dense>(a);
 }
 
-void sparse_gemm_i8_int8_8x512__generic(const SparseArgs& a) {
+void sparse_gemm_i8_int8_8x256__generic(const SparseArgs& a) {
   SparseGemm<GenericSimd, I8Reader<GenericSimd>, Level::kInt8>(a);
 }
 
-void sparse_gemm_i4rows_int8_8x512__generic(const SparseArgs& a) {
+void sparse_gemm_i4rows_int8_8x256__generic(const SparseArgs& a) {
   SparseGemm<GenericSimd, I4RowsReader<GenericSimd>, Level::kInt8>(a);
 }
 
-void sparse_gemm_i4planes_int8_8x512__generic(const SparseArgs& a) {
+void sparse_gemm_i4planes_int8_8x256__generic(const SparseArgs& a) {
   SparseGemm<GenericSimd, I4PlanesReader<GenericSimd>, Level::kInt8>(a);
 }
 

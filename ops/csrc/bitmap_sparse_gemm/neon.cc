@@ -41,19 +41,19 @@ void sparse_gemv_i4planes_int8_1x64__neon(const SparseArgs& a) {
   SparseGemvInt8<NeonSimd, I4PlanesReader<NeonSimd>>(a);
 }
 
-void sparse_gemm_f16_f32_16x512__neon(const SparseArgs& a) {
+void sparse_gemm_f16_f32_16x256__neon(const SparseArgs& a) {
   SparseGemm<NeonSimd, F16Reader<NeonSimd>, Level::kF32>(a);
 }
 
-void sparse_gemm_i8_f32_16x512__neon(const SparseArgs& a) {
+void sparse_gemm_i8_f32_16x256__neon(const SparseArgs& a) {
   SparseGemm<NeonSimd, I8Reader<NeonSimd>, Level::kF32>(a);
 }
 
-void sparse_gemm_i4rows_f32_16x512__neon(const SparseArgs& a) {
+void sparse_gemm_i4rows_f32_16x256__neon(const SparseArgs& a) {
   SparseGemm<NeonSimd, I4RowsReader<NeonSimd>, Level::kF32>(a);
 }
 
-void sparse_gemm_i4planes_f32_16x512__neon(const SparseArgs& a) {
+void sparse_gemm_i4planes_f32_16x256__neon(const SparseArgs& a) {
   SparseGemm<NeonSimd, I4PlanesReader<NeonSimd>, Level::kF32>(a);
 }
 
@@ -65,15 +65,15 @@ void sparse_gemm_deltai8_f32_1x8__neon(const SparseArgs& a) {
   SparseDeltaGemm<NeonSimd, I8Dense>(a);
 }
 
-void sparse_gemm_i8_int8_16x512__neon(const SparseArgs& a) {
+void sparse_gemm_i8_int8_16x256__neon(const SparseArgs& a) {
   SparseGemm<NeonSimd, I8Reader<NeonSimd>, Level::kInt8>(a);
 }
 
-void sparse_gemm_i4rows_int8_16x512__neon(const SparseArgs& a) {
+void sparse_gemm_i4rows_int8_16x256__neon(const SparseArgs& a) {
   SparseGemm<NeonSimd, I4RowsReader<NeonSimd>, Level::kInt8>(a);
 }
 
-void sparse_gemm_i4planes_int8_16x512__neon(const SparseArgs& a) {
+void sparse_gemm_i4planes_int8_16x256__neon(const SparseArgs& a) {
   SparseGemm<NeonSimd, I4PlanesReader<NeonSimd>, Level::kInt8>(a);
 }
 
