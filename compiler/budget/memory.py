@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 # Measured with onnxruntime 1.32, two threads, on a graph of one Add: code pages of the library that
 # run for the first time, session, thread pool. Through onnxruntime-genai the library itself is
 # first paged in when the model is made: 30.5 MB on a Llama of two layers. 1.6 MB of each are pages
-# of our library, the stacks that its GEMM panels stand on, and room for a second mode that about one
-# session in five of a MiniLM with int8 activations shows, 1.9 MB above the others; its cause is open.
+# of our library, the stacks that its GEMM panels stand on, and room for a second mode: about one
+# MiniLM session in four with int8 activations takes 1.9 MB more than the others, its cause is open.
 RUNTIME_BYTES = 13_100_000
 GENAI_RUNTIME_BYTES = 33_100_000
 # Graph, kernels and execution plan, per node: MiniLM's 288 nodes and a Llama's 500 agree on it.
