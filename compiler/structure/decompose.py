@@ -71,7 +71,7 @@ def decompose(
     if method == "oats":
         settings |= {"iterations": iterations, "damping": oats.DAMPING}
     meta = CheckpointMeta(
-        method, settings, source.kind, source.path.name, source.source_sha256, _version()
+        method, settings, source.kind, source.path.name, source.source_sha256, slc_version()
     )
     if read is None:
         from slc.compiler.frontends import weight_array
@@ -190,7 +190,8 @@ def _check_request(
         raise RequestError("method 'oats' needs activation statistics: give calibration text")
 
 
-def _version() -> str:
+def slc_version() -> str:
+    """The version of slc that writes a checkpoint."""
     try:
         return importlib.metadata.version("slc-compiler")
     except importlib.metadata.PackageNotFoundError:  # run from a source tree
