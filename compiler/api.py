@@ -187,6 +187,7 @@ def _choose(source: Source, target: Target, request: Request, adapters: list[Pef
         batch=request.batch,
         group=request.group,
         accuracy_level=request.accuracy_level,
+        gamma=request.gamma,
         extra_adapter_ranks=_extra_ranks(adapters, request),
     )
     return plan_budget(source, target, options)

@@ -28,6 +28,8 @@ class Request:
       group: columns that share a scale of i8 or i4 values.
       accuracy_level: 1 computes with float32 activations, 4 with int8 ones; None: 4 for i8 and i4
         values, else 1.
+      gamma: with `mem`, the part of what is removed that adapters give and S need not (SALAAD's
+        allocation), 0 to 1; None: both shrink by one ratio.
       context: tokens that the session must hold; None: what the model allows, at most 2048.
       batch: sequences at a time.
       provider: execution provider; None: the device's.
@@ -45,6 +47,7 @@ class Request:
     values: str = "auto"
     group: int = 64
     accuracy_level: int | None = None
+    gamma: float | None = None
     context: int | None = None
     batch: int = 1
     provider: str | None = None

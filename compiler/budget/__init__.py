@@ -29,6 +29,7 @@ from slc.compiler.budget.uniform import (
     Encoder,
     ceilings,
     choose_explicit,
+    choose_hpa,
     choose_uniform,
 )
 from slc.compiler.errors import BudgetError
@@ -118,7 +119,8 @@ class _Stage:
         self.allowed = options.mem_bytes or target.usable_bytes
         head = options.head if target.ort_at_least(INT8_HEAD_ORT) else "bitmap"
         self._encoder = Encoder(
-            storage, self._ceilings(), options.extra_adapter_ranks, head, _tied(source.linears)
+            storage, self._ceilings(), options.extra_adapter_ranks, head, _tied(source.linears),
+            frozenset(source.checkpoint.names if source.checkpoint else ()),
         )  # fmt: skip
 
     def _ceilings(self) -> dict[str, Ceiling]:
@@ -208,11 +210,11 @@ class _Stage:
 
     def _uniform(self, encoder: Encoder, like: list[Choice]) -> list[Choice]:
         memory = self.predict(like)
-        weights = sum(choice.weight_bytes for choice in like)
-        return choose_uniform(
-            self._source.linears, self.allowed, memory.total_bytes - weights,
-            encoder=encoder,
-        )  # fmt: skip
+        fixed = memory.total_bytes - sum(choice.weight_bytes for choice in like)
+        linears, gamma = self._source.linears, self._options.gamma
+        if gamma is not None:
+            return choose_hpa(linears, self.allowed, fixed, gamma=gamma, encoder=encoder)
+        return choose_uniform(linears, self.allowed, fixed, encoder=encoder)
 
     def predict(self, choices: list[Choice]) -> MemoryPlan:
         """The session's memory."""

@@ -39,6 +39,8 @@ class BudgetOptions:
       head: "bitmap" (i8 at density 1) or "int8" (onnxruntime's MatMulNBits) for lm_head.
       accuracy_level: of our operator, 1 (f32 activations) or 4 (int8); None: 4 for i8 and i4
         values, else 1.
+      gamma: with a budget, the part of what is removed that the adapters give and S need not
+        (SALAAD's allocation); None shrinks both by one ratio.
     """
 
     density: float | None = None
@@ -51,6 +53,7 @@ class BudgetOptions:
     extra_adapter_ranks: Mapping[str, int] = dataclasses.field(default_factory=dict)
     head: str = "bitmap"
     accuracy_level: int | None = None
+    gamma: float | None = None
 
 
 def check_options(options: BudgetOptions) -> None:
@@ -82,6 +85,8 @@ def check_options(options: BudgetOptions) -> None:
             f"--accuracy-level: got 4 with --values {options.values}, wanted 1, or --values i8 or "
             "i4: int8 activations need integer weights"
         )
+    if options.gamma is not None and not 0.0 <= options.gamma <= 1.0:
+        raise RequestError(f"gamma: got {options.gamma}, wanted a number from 0 to 1")
     if options.head not in ("bitmap", "int8"):
         raise RequestError(f"head: got {options.head!r}, wanted 'bitmap' or 'int8'")
 

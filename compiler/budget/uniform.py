@@ -1,8 +1,10 @@
 """One common shrink ratio for all Linears: SALAAD's homomorphic parameter allocation.
 
-arXiv 2602.00942 removes parameters from every block's S and L by one ratio. Here the ratio is found
-in exact bytes, not parameters, and what bisection leaves over is given to S row by row. It ignores
-that some matrices matter more than others; it is the baseline for what does not.
+arXiv 2602.00942 splits what is to be removed, γ to L and 1 − γ to S, and shrinks every block's rank
+by one ratio and every block's density by another (`choose_hpa`); without a γ both shrink by the
+same ratio (`choose_uniform`). Here ratios are found in exact bytes, not parameters, and what
+bisection leaves over is given to S row by row. Prefixes of a checkpoint are all it needs: no new
+SVD. It ignores that some matrices matter more than others; it is the baseline for what does not.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ class Encoder:
       extra_ranks: rank that task adapters add, by Linear name.
       head: "bitmap" stores lm_head as i8 at density 1, "int8" for onnxruntime's MatMulNBits.
       tied: lm_head -> embedding, where both hold the same weight.
+      structured: Linears beside those of kind "linear" that a checkpoint holds S and L of: lm_head.
     """
 
     storage: Storage
@@ -44,11 +47,16 @@ class Encoder:
     extra_ranks: Mapping[str, int] = dataclasses.field(default_factory=dict)
     head: str = "bitmap"
     tied: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    structured: frozenset[str] = frozenset()
+
+    def sliced(self, linear: Linear) -> bool:
+        """Whether `linear` can have any density and rank."""
+        return linear.kind == "linear" or linear.name in self.structured
 
     def choice(self, linear: Linear, nnz: int, rank: int) -> Choice:
-        """The Choice at `nnz` and `rank`; embedding and head have only one."""
+        """The Choice at `nnz` and `rank`; embedding and dense head have only one."""
         extra = self.extra_ranks.get(linear.name, 0)
-        if linear.kind == "linear":
+        if self.sliced(linear):
             return sparse_choice(linear, nnz, rank, self.storage, extra)
         if linear.kind == "lm_head" and (self.head == "bitmap" or linear.K % 16):
             full = dataclasses.replace(self.storage, values="i8")
@@ -146,6 +154,48 @@ def choose_uniform(
     return _spend(linears, encoder, at(max(ratio, density_ratio), ratio), allowed)
 
 
+def choose_hpa(
+    linears: Sequence[Linear],
+    budget_bytes: int,
+    fixed_bytes: int,
+    *,
+    gamma: float,
+    encoder: Encoder,
+) -> list[Choice]:
+    """The Choices whose weights fit after removing γ of the surplus from L and the rest from S.
+
+    Where one of the two has less than its part, it goes and the other gives what is missing.
+
+    Args:
+      linears: in graph order.
+      budget_bytes: for the whole session.
+      fixed_bytes: of it, what no choice here changes.
+      gamma: part of the removed bytes that L gives, 0 … 1.
+      encoder: storage, ceilings (where shrinking starts) and ties.
+
+    Raises:
+      BudgetError: not even density 0 and rank 0 fit.
+    """
+    allowed = budget_bytes - fixed_bytes
+
+    def total(density: float, rank: float) -> int:
+        return _total([encoder.at(linear, density, rank) for linear in linears])
+
+    full, smallest = total(1.0, 1.0), total(0.0, 0.0)
+    if smallest > allowed:
+        need = fixed_bytes + smallest
+        raise BudgetError(f"--mem: got {budget_bytes} bytes, wanted at least {need}", need)
+    if full <= allowed:
+        return [encoder.at(linear, 1.0, 1.0) for linear in linears]
+    after = full - gamma * (full - allowed)  # once L has given its part
+    rank = 1.0 if gamma == 0 else _bisect(lambda r: total(1.0, r) <= after)
+    if total(0.0, rank) > allowed:  # S alone can't give the rest
+        rank = _bisect(lambda r: total(0.0, r) <= allowed)
+    density = _bisect(lambda d: total(d, rank) <= allowed)
+    chosen = [encoder.at(linear, density, rank) for linear in linears]
+    return _spend(linears, encoder, chosen, allowed)
+
+
 def _total(choices: Sequence[Choice]) -> int:
     return sum(choice.weight_bytes for choice in choices)
 
@@ -171,7 +221,7 @@ def _spend(
             linear, choice = linears[i], chosen[i]
             ceiling = encoder.ceilings[linear.name]
             nnz = min(choice.nnz + linear.K, ceiling.nnz)
-            if linear.kind != "linear" or nnz == choice.nnz:
+            if not encoder.sliced(linear) or nnz == choice.nnz:
                 continue
             larger = encoder.choice(linear, nnz, choice.rank)
             extra = larger.weight_bytes - choice.weight_bytes

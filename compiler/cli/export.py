@@ -24,6 +24,7 @@ def command(
     values: opt.Values = "auto",
     group: opt.Group = 64,
     accuracy_level: opt.AccuracyLevel = None,
+    gamma: opt.Gamma = None,
     context: opt.Context = None,
     batch: opt.Batch = 1,
     provider: opt.Provider = None,
@@ -45,7 +46,7 @@ def command(
     with progress_bar() as progress:
         path = export(
             model, out, device=device, mem=mem, density=density, rank=rank, values=values,
-            group=group, accuracy_level=accuracy_level, context=context, batch=batch,
+            group=group, accuracy_level=accuracy_level, gamma=gamma, context=context, batch=batch,
             provider=provider, method=method, calibrate=calibrate,
             adapters=tuple(adapter or ()), adapter_slots=adapter_slots,
             save_structured=save_structured, force=force, jobs=jobs, progress=progress,

@@ -29,6 +29,14 @@ Values = Annotated[
     str, typer.Option(help="Value type of S: auto, f16, i8 or i4; dense compresses nothing.")
 ]
 Group = Annotated[int, typer.Option(help="Columns that share a scale of i8 or i4 values.")]
+Gamma = Annotated[
+    float | None,
+    typer.Option(
+        help="With --mem: part of what is removed that the adapters give, 0 to 1; where left out, "
+        "density and rank shrink by one ratio.",
+        show_default=False,
+    ),
+]
 AccuracyLevel = Annotated[
     int | None,
     typer.Option(

@@ -16,6 +16,7 @@ def command(
     values: opt.Values = "auto",
     group: opt.Group = 64,
     accuracy_level: opt.AccuracyLevel = None,
+    gamma: opt.Gamma = None,
     context: opt.Context = None,
     batch: opt.Batch = 1,
     provider: opt.Provider = None,
@@ -30,8 +31,9 @@ def command(
     with progress_bar() as progress:
         result, target = plan(
             model, device=device, mem=mem, density=density, rank=rank, values=values, group=group,
-            accuracy_level=accuracy_level, context=context, batch=batch, provider=provider,
-            adapters=tuple(adapter or ()), adapter_slots=adapter_slots, progress=progress,
+            accuracy_level=accuracy_level, gamma=gamma, context=context, batch=batch,
+            provider=provider, adapters=tuple(adapter or ()), adapter_slots=adapter_slots,
+            progress=progress,
         )  # fmt: skip
     print_plan(people, result, target)
     if json:

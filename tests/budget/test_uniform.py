@@ -6,8 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slc.compiler.budget.encodings import Storage, adapter_bytes, aligned, int8_group
-from slc.compiler.budget.uniform import Encoder, ceilings, choose_explicit, choose_uniform
+from slc.compiler.budget.encodings import Ceiling, Storage, adapter_bytes, aligned, int8_group
+from slc.compiler.budget.uniform import (
+    Encoder,
+    ceilings,
+    choose_explicit,
+    choose_hpa,
+    choose_uniform,
+)
 from slc.compiler.errors import BudgetError
 from slc.compiler.linear import Linear
 from slc.ops.bitmap import encoded_bytes
@@ -171,3 +177,59 @@ def test_task_adapters_are_counted() -> None:
         added = adapter_bytes(256, 256, rank + 16) - adapter_bytes(256, 256, rank)
         assert more.weight_bytes - bare.weight_bytes == added
         assert more.rank == rank
+
+
+def test_a_structured_head_is_sliced_like_any_linear() -> None:
+    head = linear(500, 64, 0, "lm_head")
+    encoder = Encoder(Storage("f16"), {"l0": Ceiling(3200, 9)}, structured=frozenset({"l0"}))
+    (full,) = choose_explicit([head], density=1.0, rank=64, encoder=encoder)
+    assert (full.nnz, full.rank, full.sparse) == (3200, 9, True)
+    (part,) = choose_explicit([head], density=0.05, rank=3, encoder=encoder)
+    assert (part.nnz, part.rank) == (1600, 3)
+
+
+def bytes_of(linears: list[Linear], encoder: Encoder, choices: list) -> tuple[int, int]:
+    """(of S, of the adapters)."""
+    adapters = sum(
+        adapter_bytes(li.N, li.K, choice.rank)
+        for li, choice in zip(linears, choices, strict=True)
+        if choice.sparse
+    )
+    return total(choices) - adapters, adapters
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_hpa_takes_gamma_of_the_surplus_from_the_adapters(gamma: float, share: float) -> None:
+    linears = [linear(500, 700, 0), linear(640, 300, 1), linear(300, 900, 2)]
+    held = {li.name: Ceiling(li.numel // 10, 60) for li in linears}
+    encoder = Encoder(Storage("f16"), held)
+    full = [encoder.at(li, 1.0, 1.0) for li in linears]
+    least = total([encoder.at(li, 0.0, 0.0) for li in linears])
+    allowed = int(least + share * (total(full) - least))
+    chosen = choose_hpa(linears, allowed, 0, gamma=gamma, encoder=encoder)
+    assert total(chosen) <= allowed
+    removed = total(full) - allowed
+    sparse, adapters = bytes_of(linears, encoder, full)
+    _, adapters_now = bytes_of(linears, encoder, chosen)
+    wanted = min(gamma * removed, adapters)
+    # A rank of every matrix is the step, and S can't give more than it has.
+    step = sum(adapter_bytes(li.N, li.K, 1) for li in linears)
+    if removed - wanted <= sparse - least:
+        assert 0 <= adapters - adapters_now - wanted <= step
+    # One ratio for all: ranks within one of each other here, densities within a row.
+    assert max(c.rank for c in chosen) - min(c.rank for c in chosen) <= 1
+    ratios = [c.nnz / held[c.linear].nnz for c in chosen]
+    assert max(ratios) - min(ratios) <= max(li.K / held[li.name].nnz for li in linears) + 1e-9
+
+
+def test_hpa_refuses_what_nothing_fits() -> None:
+    li = linear(300, 300)
+    encoder = Encoder(Storage("f16"), {"l0": Ceiling(9000, 30)})
+    with pytest.raises(BudgetError, match="wanted at least"):
+        choose_hpa([li], 100, 0, gamma=0.5, encoder=encoder)
+    least = total([encoder.at(li, 0.0, 0.0)])
+    (choice,) = choose_hpa([li], least, 0, gamma=0.5, encoder=encoder)
+    assert (choice.nnz, choice.rank) == (0, 0)
+    (choice,) = choose_hpa([li], 10**7, 0, gamma=0.5, encoder=encoder)
+    assert (choice.nnz, choice.rank) == (9000, 30)
