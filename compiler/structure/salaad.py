@@ -149,9 +149,10 @@ class Salaad:
         Raises:
           ModelError: says at which step.
         """
-        if not math.isfinite(float(loss)):
+        value = float(loss.detach() if hasattr(loss, "detach") else loss)
+        if not math.isfinite(value):
             raise ModelError(
-                f"the loss is {float(loss)} after {self.steps} steps: training diverged, go on "
+                f"the loss is {value} after {self.steps} steps: training diverged, go on "
                 "from an earlier state with a lower learning rate"
             )
 

@@ -4,8 +4,8 @@
     soft_t(Z) = sign(Z)·max(|Z| − t, 0)      the minimiser of t·‖S‖₁ + ½‖S − Z‖²
 
 **Instead of a full SVD.** SVT only needs what lies above t, and Z moves little between two passes.
-So one step of orthogonal iteration with QR on both sides starts from the right subspace of the pass
-before, a few columns wider than its rank:
+So two steps of orthogonal iteration with QR on both sides start from the right subspace of the pass
+before, a few columns wider than its rank; one step is
 
     P = qr(Z·V),   Zᵀ·P = Q·R,   R = U'·diag(σ)·W'ᵀ,   Z ≈ P·W'·diag(σ)·(Q·U')ᵀ,   V ← Q·U'
 
@@ -13,8 +13,10 @@ It is used while the smallest value found lies below t (so nothing above t can b
 convergence of the iteration) and the subspace is less than half of the smaller side; else the whole
 spectrum is taken from the Gram matrix of the smaller side in f64, which is exact to f32.
 
-How good (`test_warm_start_is_as_good`, measured on matrices that drift as weights do between two
-passes): see there; the figure is repeated in `SubspaceSvt`.
+How good (`test_warm_start_is_as_good`: 256 × 688, 40 directions above a noise that reaches 0.7 of
+the threshold, every pass moves Z by 2 % of its norm): over 59 passes L is never further from the
+exact one than 1.1 % of the way that L itself moved in that pass, which is 10⁻⁴ of ‖L‖; with one
+step it would be 11 %. It takes a tenth of the time.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ import torch
 Tensor = Any  # torch.Tensor; torch has no types here
 
 OVERSAMPLING_MIN = 8
+ITERATIONS = 2
 FULL_ABOVE = 0.5  # of the smaller side: a wider subspace is no cheaper than the whole spectrum
 
 
@@ -93,11 +96,13 @@ class SubspaceSvt:
         return shrunk
 
     def _warm(self, Z: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor] | None:
-        """One orthogonal iteration; None where it can't be known to hold all that is needed."""
+        """Orthogonal iteration; None where it can't be known to hold all that is needed."""
         if self.V is None or self.V.shape[1] > FULL_ABOVE * min(Z.shape):
             return None
-        left, _ = torch.linalg.qr(Z @ self.V)
-        right, R = torch.linalg.qr(Z.T @ left)
+        right = self.V
+        for _ in range(ITERATIONS):
+            left, _ = torch.linalg.qr(Z @ right)
+            right, R = torch.linalg.qr(Z.T @ left)
         inner, sigma, outer = torch.linalg.svd(R)
         if sigma[-1] > threshold:
             return None
