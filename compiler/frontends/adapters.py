@@ -35,6 +35,9 @@ _UNSUPPORTED = {
     "trainable_token_indices": "it retrains rows of the embedding",
 }
 
+# Ways to start a LoRA that change the base's weights: B·A fits those, not the model that slc reads.
+_REBASED = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
 
 @dataclasses.dataclass(frozen=True)
 class PeftAdapter:
@@ -107,12 +110,23 @@ def _read_config(path: Path) -> dict[str, Any]:
             f"the adapter {str(path)!r} is of type {method}, and slc takes LORA: "
             "train a LoRA adapter, or merge it into the model"
         )
+    reason = unsupported_option(config)
+    if reason:
+        raise _unsupported(path, reason)
+    return dict(config)
+
+
+def unsupported_option(config: dict[str, Any]) -> str | None:
+    """Says which option of a LoraConfig slc can't compile, and why; None when all are fine."""
     for option, reason in _UNSUPPORTED.items():
         if config.get(option):
-            raise _unsupported(path, f"{option} is set: {reason}")
+            return f"{option} is set: {reason}"
     if config.get("bias", "none") != "none":
-        raise _unsupported(path, f"bias={config['bias']!r}: it trains biases")
-    return dict(config)
+        return f"bias={config['bias']!r}: it trains biases"
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(_REBASED):
+        return f"init_lora_weights={start!r}: it changes the base model's weights"
+    return None
 
 
 def _read_tensors(path: Path) -> dict[str, Parameter]:
