@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +127,7 @@ def structure(
       out: the .slr folder to make.
       density: ceiling of S's density; any lower one is a prefix.
       rank: ceiling of the residual adapter's rank; any lower one is a prefix.
-      method: "salr" or "oats"; None: oats when `calibrate` is given.
+      method: "salr", "oats" or "hessian"; None: hessian when `calibrate` is given, else salr.
       calibrate: calibration text or inputs.
       jobs: matrices worked on at a time.
       force: replace a checkpoint that is there already.
@@ -272,15 +273,19 @@ def _decompose(
     source: Source, path: Path, method: str, density: float, rank: int,
     request: Request, progress: Progress | None, *, replace: bool = False,
 ) -> StructuredCheckpoint:  # fmt: skip
-    from slc.compiler.structure.calibration import activation_statistics
+    from slc.compiler.structure.calibration import activation_grams, activation_statistics
     from slc.compiler.structure.decompose import decompose
 
-    statistics = None
-    if request.calibrate is not None and method == "oats":
-        statistics = activation_statistics(source, Path(request.calibrate), progress=progress)
+    text = Path(request.calibrate) if request.calibrate is not None else None
+    statistics = grams = None
+    if text is not None and method == "oats":
+        statistics = activation_statistics(source, text, progress=progress)
+    elif text is not None:
+        grams = partial(activation_grams, source, text, progress=progress)
     return decompose(
         source, path, method=method, density=density, rank=rank, statistics=statistics,
-        jobs=request.jobs, replace=replace, progress=as_stage(progress, f"decomposing by {method}"),
+        grams=grams, jobs=request.jobs, replace=replace,
+        progress=as_stage(progress, f"decomposing by {method}"),
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from slc.compiler.errors import RequestError
 
 PathLike = str | Path
 
-METHODS = ("salr", "oats")
+METHODS = ("salr", "oats", "hessian")
 _ADAPTER_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
 
 
@@ -33,7 +33,7 @@ class Request:
       context: tokens that the session must hold; None: what the model allows, at most 2048.
       batch: sequences at a time.
       provider: execution provider; None: the device's.
-      method: "salr" or "oats"; None: oats when `calibrate` is given, else salr.
+      method: "salr", "oats" or "hessian"; None: hessian when `calibrate` is given, else salr.
       calibrate: calibration text or inputs.
       adapters: PEFT LoRA folders as "PATH" or "PATH=NAME".
       adapter_slots: slots per Linear for adapters that are loaded at run time.
@@ -61,20 +61,20 @@ class Request:
         """The method after defaults.
 
         Raises:
-          RequestError: an unknown method, or oats without calibration.
+          RequestError: an unknown method, or one without the calibration it wants.
         """
-        method = self.method or ("oats" if self.calibrate else "salr")
+        method = self.method or ("hessian" if self.calibrate else "salr")
         if method not in METHODS:
             raise RequestError(f"--method {method}: got {method!r}, wanted one of {list(METHODS)}")
-        if method == "oats" and not self.calibrate:
+        if method != "salr" and not self.calibrate:
             raise RequestError(
-                "--method oats needs activation statistics: got no --calibrate FILE, wanted a text "
-                "file with a few hundred lines like those the model will see"
+                f"--method {method} needs activation statistics: got no --calibrate FILE, wanted a "
+                "text file with a few hundred lines like those the model will see"
             )
-        if method != "oats" and self.calibrate:
+        if method == "salr" and self.calibrate:
             raise RequestError(
                 f"--method {method} uses no calibration: got --calibrate {self.calibrate}, leave "
-                "it out or choose --method oats"
+                "it out or choose --method hessian"
             )
         if self.calibrate and not Path(self.calibrate).exists():
             raise RequestError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ __all__ = [
     "DELTA_BELOW",
     "BlobError",
     "Encoding",
+    "Grid",
     "Header",
     "Layout",
     "ValueType",
@@ -66,6 +68,7 @@ def encode(
     *,
     encoding: Encoding = "bitmap",
     layout: Layout = "rows",
+    grid: Grid | None = None,
 ) -> Blob:
     """Pack S: float32 [N, K] into a blob: uint8 [bytes].
 
@@ -79,6 +82,8 @@ def encode(
         mask: bool [N, K], which values are stored; S != 0 when left out.
         encoding: how positions are kept; "delta" goes with "f16" and "i8".
         layout: the order of i4 codes; "planes" goes with "i4".
+        grid: the scales and the codebook, where they have been chosen: a value on this grid is
+            kept as it is. For bitmaps of "i8" and "i4" in "rows".
 
     Raises:
         ValueError: wrong shape, type, group, or a value that is NaN or infinite.
@@ -86,7 +91,9 @@ def encode(
     _check_matrix(S, mask)
     n, k = S.shape
     kind = checked_kind(k, value_type, group, encoding, layout)
-    matrix = Matrix(S, mask)
+    if grid is not None:
+        grid.check(n, k, kind)
+    matrix = Matrix(S, mask, None if grid is None else grid.scales)
     masks = _encode_masks(matrix, encoding)
     nnz, starts = _encode_starts(masks, kind)
     at = sections(n, k, nnz, kind, kind.tile_rows)
@@ -111,9 +118,43 @@ def encode(
         header.masks(blob)[:] = masks
     else:
         _fill(header.gaps(blob), _gap_bytes(masks, k))
-    _encode_values(blob[at.values : values_end], blob, header, matrix, masks)
+    codebook = None if grid is None else grid.codebook
+    _encode_values(blob[at.values : values_end], blob, header, matrix, masks, codebook)
     write_header(blob, header)
     return blob
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What stored values are rounded to, chosen by whoever made S: scale times level.
+
+    Attributes:
+        scales: float32 [N, groups], each of few enough bits for an f16 number times 2^exponent.
+        codebook: int8 [16] for "i4", rising; None for "i8", whose levels are -127 ... 127.
+    """
+
+    scales: Floats
+    codebook: npt.NDArray[np.int8] | None = None
+
+    def check(self, n: int, k: int, kind: Kind) -> None:
+        """Whether the grid is one for n x k matrices of this kind.
+
+        Raises:
+            ValueError: it is not.
+        """
+        if kind.value_type == "f16" or kind.encoding == "delta" or kind.layout == "planes":
+            got = f"{kind.encoding} of {kind.value_type} {kind.layout}"
+            raise ValueError(f"grid: got {got}, wanted a bitmap of i8 or i4 values in rows")
+        groups = -(-k // kind.group)
+        if self.scales.dtype != np.float32 or self.scales.shape != (n, groups):
+            got = f"{self.scales.dtype} {list(self.scales.shape)}"
+            raise ValueError(f"grid.scales: got {got}, wanted float32 [{n}, {groups}]")
+        if not np.isfinite(self.scales).all() or (self.scales < 0).any():
+            raise ValueError("grid.scales: wanted finite numbers of at least 0")
+        entries = None if self.codebook is None else (self.codebook.dtype, self.codebook.shape)
+        wanted = (np.dtype(np.int8), (16,)) if kind.value_type == "i4" else None
+        if entries != wanted:
+            raise ValueError(f"grid.codebook: got {entries}, wanted {wanted}")
 
 
 def _check_matrix(S: Floats, mask: Bools | None) -> None:
@@ -128,7 +169,9 @@ def _check_matrix(S: Floats, mask: Bools | None) -> None:
             raise ValueError(f"S[{rows.start + row}, {column}]: got {at}, wanted a finite number")
 
 
-def _encode_values(section: Blob, blob: Blob, header: Header, matrix: Matrix, masks: Blob) -> None:
+def _encode_values(
+    section: Blob, blob: Blob, header: Header, matrix: Matrix, masks: Blob, codebook: Any
+) -> None:
     """Fill the values section, and the scales and the codebook that go with it."""
     values = section.view(_VALUE_DTYPES[header.value_type])
     exponent, kind, scales = header.exponent, header.kind, header.scales(blob)
@@ -137,7 +180,8 @@ def _encode_values(section: Blob, blob: Blob, header: Header, matrix: Matrix, ma
     elif kind.value_type == "i8":
         _fill(values, i8_values(matrix, masks, exponent, kind, scales))
     else:
-        codebook = fitted_codebook(matrix, masks, exponent, kind)
+        if codebook is None:
+            codebook = fitted_codebook(matrix, masks, exponent, kind)
         header.codebook(blob)[:] = codebook
         _fill(values, i4_runs(matrix, masks, exponent, kind, scales, code_table(codebook)))
 

@@ -27,10 +27,14 @@ _CODEBOOK_SAMPLE_ELEMS = 1 << 21
 
 @dataclass(frozen=True)
 class Matrix:
-    """A matrix to pack: S float32 [N, K], and which values are stored when S != 0 does not say."""
+    """A matrix to pack: S float32 [N, K], and which values are stored when S != 0 does not say.
+
+    With ``scales``, float32 [N, groups], they are given and not made of each group's largest value.
+    """
 
     S: Floats
     mask: Bools | None
+    scales: Floats | None = None
 
     @property
     def chunks(self) -> Iterator[slice]:
@@ -49,16 +53,21 @@ class Matrix:
 
     def exponent(self, kind: Kind) -> int:
         """The exponent that brings the largest f16 number of the blob into [2^14, 2^15)."""
+        if self.scales is not None:
+            return _exponent(float(self.scales.max(initial=0)))
         largest = 0.0
         for rows in self.chunks:
             values = self.values(rows)
             largest = max(largest, float(values.max()), -float(values.min()))
-        if largest == 0:
-            return 0
         if largest >= 2.0**127:  # rounding could take it past float32
             raise ValueError(f"S: got a magnitude of {largest}, wanted less than 2^127")
-        kept = largest / LEVELS.get(kind.value_type, 1)
-        return min(max(math.frexp(kept)[1] - 15, EXPONENT_MIN), EXPONENT_MAX)
+        return _exponent(largest / LEVELS.get(kind.value_type, 1))
+
+
+def _exponent(largest: float) -> int:
+    if largest == 0:
+        return 0
+    return min(max(math.frexp(largest)[1] - 15, EXPONENT_MIN), EXPONENT_MAX)
 
 
 def times_power_of_two(values: Floats, power: int) -> Floats:
@@ -86,8 +95,11 @@ def group_width(k: int, group: int) -> int:
     return min(group, k)
 
 
-def _in_steps(values: Floats, exponent: int, kind: Kind, steps: int) -> tuple[Any, Floats]:
+def _in_steps(
+    matrix: Matrix, rows: Rows, exponent: int, kind: Kind, steps: int
+) -> tuple[Any, Floats]:
     """(f16 scales [rows, groups], values [rows, groups * width] in 1 / steps of their scale)."""
+    values = matrix.values(rows)
     count, k = values.shape
     groups, width = -(-k // kind.group), group_width(k, kind.group)
     lift = -exponent if exponent < -60 else 0  # else 1 / scale would overflow
@@ -95,9 +107,12 @@ def _in_steps(values: Floats, exponent: int, kind: Kind, steps: int) -> tuple[An
     padded[:, :k] = values
     times_power_of_two(padded, lift)
     by_group = padded.reshape(count, groups, width)
-    peak = np.maximum(by_group.max(axis=2), -by_group.min(axis=2))
-    peak /= np.float32(LEVELS[kind.value_type])
-    scales = times_power_of_two(peak, -exponent - lift).astype("<f2")
+    if matrix.scales is None:
+        peak = np.maximum(by_group.max(axis=2), -by_group.min(axis=2))
+        peak /= np.float32(LEVELS[kind.value_type])
+        scales = times_power_of_two(peak, -exponent - lift).astype("<f2")
+    else:
+        scales = times_power_of_two(matrix.scales[rows].copy(), -exponent).astype("<f2")
     # The scale as the reader will see it; 0 stands for a group whose values all round to 0.
     scale = scales.astype(np.float64) * 2.0 ** (exponent + lift)
     inverse = np.divide(steps, scale, out=np.zeros_like(scale), where=scale > 0)
@@ -111,7 +126,7 @@ def i8_values(
     """The values; fills in the scales."""
     k, levels = matrix.S.shape[1], LEVELS["i8"]
     for rows in matrix.chunks:
-        scales[rows], values = _in_steps(matrix.values(rows), exponent, kind, 1)
+        scales[rows], values = _in_steps(matrix, rows, exponent, kind, 1)
         np.rint(values, out=values)
         np.maximum(np.minimum(values, levels, out=values), -levels, out=values)
         yield _kept(values[:, :k].astype(np.int8), masks[rows])
@@ -126,7 +141,7 @@ def fitted_codebook(matrix: Matrix, masks: Blob, exponent: int, kind: Kind) -> n
     counts = np.zeros(codebook.HISTOGRAM_BINS)
     for part in chunks(rows.size, k) if rows.size else ():
         sample = rows[part]
-        scales, values = _in_steps(matrix.values(sample), exponent, kind, 1)
+        scales, values = _in_steps(matrix, sample, exponent, kind, 1)
         weights = np.repeat(scales.astype(np.float32) ** 2, group_width(k, kind.group), axis=1)
         kept = [_kept(dense[:, :k], masks[sample]) for dense in (values, weights)]
         counts += codebook.histogram(*kept)
@@ -139,7 +154,7 @@ def i4_runs(
     """The runs of codes by ``codebook.code_table``; fills in the scales."""
     k, top = matrix.S.shape[1], table.size - 1
     for rows in matrix.chunks:
-        scales[rows], values = _in_steps(matrix.values(rows), exponent, kind, codebook.CELLS_A_UNIT)
+        scales[rows], values = _in_steps(matrix, rows, exponent, kind, codebook.CELLS_A_UNIT)
         values += codebook.CELL_OF_ZERO
         np.maximum(np.minimum(values, top, out=values), 0, out=values)
         codes = table[_kept(values[:, :k].astype(np.uint8), masks[rows])]

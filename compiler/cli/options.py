@@ -53,11 +53,11 @@ Provider = Annotated[
 ]
 Method = Annotated[
     str | None,
-    typer.Option(help="salr, or oats (the default when --calibrate is given)."),
+    typer.Option(help="salr; hessian (the default when --calibrate is given) or oats."),
 ]
 Calibrate = Annotated[
     Path | None,
-    typer.Option(help="Calibration text (.txt, .jsonl) or inputs (.npz) for oats."),
+    typer.Option(help="Calibration text (.txt, .jsonl) or inputs (.npz) for hessian or oats."),
 ]
 Adapter = Annotated[
     list[str] | None,

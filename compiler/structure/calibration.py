@@ -1,4 +1,6 @@
-"""Mean squares of what every Linear reads, over calibration text: OATS's D² (oats.py).
+"""Second moments of what every Linear reads, over calibration text.
+
+Their diagonal is OATS's D² (oats.py); the matrix is the Hessian of the layer loss (hessian.py).
 
 The dense graph itself runs in onnxruntime, one text at a time and without padding, so no mask has
 to be undone and every row counts.
@@ -18,8 +20,9 @@ import numpy.typing as npt
 from slc.compiler.errors import ModelError, RequestError
 from slc.compiler.extras import require
 from slc.compiler.frontends.source import Source
+from slc.compiler.linear import Linear
 from slc.compiler.progress import Progress
-from slc.compiler.structure.instrument import Probe, instrument
+from slc.compiler.structure.instrument import Probe, Reduction, all_rows, instrument, sum_of_squares
 from slc.compiler.structure.texts import read_feeds, read_texts
 
 Array = npt.NDArray[Any]
@@ -60,11 +63,99 @@ def activation_statistics(
       RequestError: the file can't be read or doesn't suit the model.
       ModelError: the graph can't be run.
     """
-    model, probes = instrument(source.graph, source.linears)
-    with tempfile.TemporaryDirectory(dir=source.workdir) as folder:
-        session = _session(model, Path(folder))
-        runs = _runs(source, session, path, limit_tokens)
-        return _accumulate(session, probes, runs, progress)
+    probes, outputs = _observe(source, path, source.linears, sum_of_squares, limit_tokens, progress)
+    sums: dict[Probe, npt.NDArray[np.float64]] = {}
+    rows: dict[Probe, int] = {}
+    for probe, statistic, count in outputs:
+        sums[probe] = sums.get(probe, 0.0) + statistic.astype(np.float64)
+        rows[probe] = rows.get(probe, 0) + count
+    return {
+        name: np.asarray(sum(sums[p] for p in some) / max(1, sum(rows[p] for p in some)))
+        for name, some in probes.items()
+    }
+
+
+def activation_grams(
+    source: Source,
+    path: Path,
+    linears: list[Linear],
+    *,
+    limit_tokens: int = LIMIT_TOKENS,
+    progress: Progress | None = None,
+) -> dict[str, npt.NDArray[np.float32]]:
+    """H = E[x·xᵀ] of the input of every Linear of `linears` that isn't an embedding.
+
+    Args:
+      source: the dense model.
+      path: as for `activation_statistics`.
+      linears: of the model; memory is 4·K² bytes for each distinct input among theirs.
+      limit_tokens: of text, after which no other is begun.
+      progress: called as progress(done, total, what), once per run of the graph.
+
+    Returns:
+      f32 [K, K] by Linear name; Linears that read the same x share one array.
+
+    Raises:
+      RequestError: the file can't be read or doesn't suit the model.
+      ModelError: the graph can't be run.
+    """
+    probes, outputs = _observe(source, path, linears, all_rows, limit_tokens, progress)
+    grams: dict[Probe, _Gram] = {}
+    for probe, rows, _ in outputs:
+        grams.setdefault(probe, _Gram(rows.shape[1])).add(rows)
+    shared: dict[tuple[Probe, ...], npt.NDArray[np.float32]] = {}
+    for some in probes.values():
+        if tuple(some) not in shared:
+            parts = [grams[probe] for probe in some]
+            total = np.sum([gram.total() for gram in parts], axis=0)
+            shared[tuple(some)] = total / np.float32(max(1, sum(gram.rows for gram in parts)))
+    return {name: shared[tuple(some)] for name, some in probes.items()}
+
+
+class _Gram:
+    """Σ x·xᵀ over rows that arrive in small pieces: f32 [K, K]."""
+
+    ROWS_AT_ONCE = 1024  # enough for BLAS to run at its full speed
+
+    def __init__(self, width: int) -> None:
+        self.rows = 0
+        self._waiting: list[npt.NDArray[np.float32]] = []
+        self._sum = np.zeros((width, width), np.float32)
+
+    def add(self, rows: npt.NDArray[np.float32]) -> None:
+        """Takes rows f32 [n, K]."""
+        self.rows += len(rows)
+        self._waiting.append(rows)
+        if sum(map(len, self._waiting)) >= self.ROWS_AT_ONCE:
+            self.total()
+
+    def total(self) -> npt.NDArray[np.float32]:
+        """The sum so far."""
+        if self._waiting:
+            stack = np.concatenate(self._waiting)
+            self._sum += stack.T @ stack
+            self._waiting.clear()
+        return self._sum
+
+
+def _observe(
+    source: Source,
+    path: Path,
+    linears: list[Linear],
+    reduction: Reduction,
+    limit_tokens: int,
+    progress: Progress | None,
+) -> tuple[dict[str, list[Probe]], Iterator[tuple[Probe, Array, int]]]:
+    """The probes by Linear name, and (probe, statistic, rows) of each run of the graph."""
+    model, probes = instrument(source.graph, linears, reduction)
+
+    def outputs() -> Iterator[tuple[Probe, Array, int]]:
+        with tempfile.TemporaryDirectory(dir=source.workdir) as folder:
+            session = _session(model, Path(folder))
+            runs = _runs(source, session, path, limit_tokens)
+            yield from _run_all(session, probes, runs, progress)
+
+    return probes, outputs()
 
 
 def _session(model: Any, folder: Path) -> Any:
@@ -87,17 +178,15 @@ def _session(model: Any, folder: Path) -> Any:
         ) from error
 
 
-def _accumulate(
+def _run_all(
     session: Any,
     probes: dict[str, list[Probe]],
     runs: Iterable[tuple[dict[str, Array], int, int]],
     progress: Progress | None,
-) -> dict[str, npt.NDArray[np.float64]]:
-    """Runs the feeds and turns sums into means."""
+) -> Iterator[tuple[Probe, Array, int]]:
+    """Runs the feeds; every distinct probe's statistic and number of rows of each."""
     distinct = list(dict.fromkeys(probe for some in probes.values() for probe in some))
     names = [name for probe in distinct for name in (probe.statistic, probe.rows)]
-    sums: dict[Probe, npt.NDArray[np.float64]] = {}
-    rows = dict.fromkeys(distinct, 0)
     for feeds, done, total in runs:
         try:
             values = session.run(names, feeds)
@@ -107,14 +196,9 @@ def _accumulate(
                 "check that they are this model's"
             ) from error
         for i, probe in enumerate(distinct):
-            sums[probe] = sums.get(probe, 0.0) + values[2 * i].astype(np.float64)
-            rows[probe] += int(values[2 * i + 1][0])
+            yield probe, values[2 * i], int(values[2 * i + 1][0])
         if progress is not None:
             progress(done, total, "calibration")
-    return {
-        name: np.asarray(sum(sums[p] for p in some) / max(1, sum(rows[p] for p in some)))
-        for name, some in probes.items()
-    }
 
 
 def _runs(

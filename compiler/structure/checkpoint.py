@@ -103,9 +103,9 @@ class StructuredCheckpoint:
     ) -> tuple[Index, F32]:
         """The `nnz` most important entries of S (all, when None), for an adapter cut to `rank`.
 
-        OATS stores S = W − B·A on its support, so what an adapter loses by a cut is given back to S
-        there: the values are then those of W − (B·A cut) on that support, with nothing recomputed.
-        SALR's S is W itself and stays.
+        Where S was fitted to the adapter (an entry with a scale: oats, hessian), what the adapter
+        loses by a cut is given back to S on its support, with nothing recomputed: of oats the
+        values are then those of W − (B·A cut). SALR's S is W itself and stays.
 
         Returns:
           Flat row-major index u32 or u64 [nnz] and value f32 [nnz], most important first.
@@ -124,7 +124,7 @@ class StructuredCheckpoint:
                 index = file.get_slice("S.index")[:count]
                 value = file.get_slice("S.value")[:count]
         self._check_sparse(entry, index, value)
-        if rank is not None and rank < entry.rank and entry.row_wise:
+        if rank is not None and rank < entry.rank and entry.has_scale:
             value = value + self._lost(entry, rank).reshape(-1)[index]
         return index, value
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,17 +17,21 @@ from slc.compiler.errors import ModelError, RequestError
 from slc.compiler.frontends.source import Source
 from slc.compiler.linear import Linear
 from slc.compiler.progress import Progress
-from slc.compiler.structure import oats, salr
+from slc.compiler.structure import hessian, oats, salr
 from slc.compiler.structure.checkpoint import StructuredCheckpoint
 from slc.compiler.structure.decomposition import F32, Decomposition
+from slc.compiler.structure.metric import DAMPING
 from slc.compiler.structure.records import CheckpointMeta
 from slc.compiler.structure.writer import CheckpointWriter
 
-METHODS = ("salr", "oats")
+METHODS = ("salr", "oats", "hessian")
 SEED = 0
 MAGNITUDE_MAX = 1e15  # squares of weights up to here add up in f32 without overflow
 
+GRAMS_BYTES_MAX = 1 << 30  # of the matrices H that wait for their Linears at one time
+
 Statistics = Mapping[str, npt.NDArray[np.float64]]
+Grams = Callable[[list[Linear]], Mapping[str, F32]]
 
 
 def decompose(
@@ -37,7 +42,8 @@ def decompose(
     density: float,
     rank: int,
     statistics: Statistics | None = None,
-    iterations: int = oats.ITERATIONS,
+    grams: Grams | None = None,
+    iterations: int | None = None,
     jobs: int | None = None,
     read: Callable[[Linear], F32] | None = None,
     replace: bool = False,
@@ -45,17 +51,20 @@ def decompose(
 ) -> StructuredCheckpoint:
     """Makes the structured checkpoint `path` of all Linears of kind "linear".
 
-    Each worker holds one matrix and up to five times its f32 bytes beside it.
+    Each worker holds one matrix and up to five times its f32 bytes beside it; of `hessian` ten
+    times, and 3·K² numbers.
 
     Args:
       source: the dense model.
       path: NAME.slr; must not exist unless `replace`. A NAME.slr.partial that a killed run left
         is gone on with.
-      method: "salr" or "oats".
+      method: "salr", "oats" or "hessian".
       density: of S, 0 to 1.
       rank: of the adapter.
       statistics: E[x²] of every input column by Linear name, f64 [K]; `oats` wants it.
-      iterations: of `oats`.
+      grams: gives E[x·xᵀ] f32 [K, K] of some Linears by name; `hessian` wants it. Called for as
+        many at a time as `GRAMS_BYTES_MAX` holds.
+      iterations: of `oats` or `hessian`; None is what each takes by itself.
       jobs: matrices worked on at once; None is one per CPU. The bytes written do not depend on it.
       read: gives a Linear's weight f32 [N, K], which is then overwritten; None reads the source.
       replace: a checkpoint at `path` gives way to the new one once that is whole.
@@ -65,11 +74,11 @@ def decompose(
       RequestError: an option is out of range, `path` exists or another process writes it.
       ModelError: a weight is not finite, or its statistics are missing.
     """
-    _check_request(method, density, rank, iterations, statistics)
+    _check_request(method, density, rank, iterations)
+    if (method == "oats" and statistics is None) or (method == "hessian" and grams is None):
+        raise RequestError(f"method {method!r} needs activation statistics: give calibration text")
     linears = [linear for linear in source.linears if linear.kind == "linear"]
-    settings: dict[str, float | int] = {"density": density, "rank": rank, "seed": SEED}
-    if method == "oats":
-        settings |= {"iterations": iterations, "damping": oats.DAMPING}
+    settings = _settings(method, density, rank, iterations)
     meta = CheckpointMeta(
         method, settings, source.kind, source.path.name, source.source_sha256, slc_version()
     )
@@ -78,9 +87,39 @@ def decompose(
 
         read = partial(weight_array, source)
     with CheckpointWriter(path, meta, source, replace=replace) as writer:
-        work = partial(_structure, read=read, writer=writer, statistics=statistics)
-        _run(work, linears, jobs, progress)
+        done = 0
+        for some in _in_turns(linears) if method == "hessian" else [linears]:
+            wanted = statistics if grams is None or method != "hessian" else grams(some)
+            work = partial(_structure, read=read, writer=writer, statistics=wanted)
+            _run(work, some, jobs, progress, done, len(linears))
+            done += len(some)
         return writer.finish()
+
+
+def _settings(
+    method: str, density: float, rank: int, iterations: int | None
+) -> dict[str, float | int]:
+    """The numbers that decide what a method makes of a matrix."""
+    settings: dict[str, float | int] = {"density": density, "rank": rank, "seed": SEED}
+    if method == "oats":
+        settings |= {"iterations": iterations or oats.ITERATIONS, "damping": oats.DAMPING}
+    elif method == "hessian":
+        settings |= {"iterations": iterations or hessian.ITERATIONS, "damping": DAMPING}
+    return settings
+
+
+def _in_turns(linears: list[Linear]) -> Iterator[list[Linear]]:
+    """Runs of Linears in graph order whose matrices H fit in memory together."""
+    some: list[Linear] = []
+    held = 0
+    for linear in linears:
+        size = 4 * linear.K**2
+        if some and held + size > GRAMS_BYTES_MAX:
+            yield some
+            some, held = [], 0
+        some.append(linear)
+        held += size
+    yield some
 
 
 def _run(
@@ -88,6 +127,8 @@ def _run(
     linears: list[Linear],
     jobs: int | None,
     progress: Progress | None,
+    done: int,
+    total: int,
 ) -> None:
     """Calls `work` for every Linear, `jobs` at once, large ones first; stops at the first error.
 
@@ -97,8 +138,7 @@ def _run(
     from threadpoolctl import threadpool_limits
 
     workers = max(1, min(jobs or os.cpu_count() or 1, len(linears)))
-    order = sorted(linears, key=lambda linear: -linear.numel)
-    done = 0
+    order = sorted(linears, key=lambda linear: -linear.numel * linear.K)
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
         pending: dict[Future[None], str] = {pool.submit(work, one): one.name for one in order}
         try:
@@ -109,7 +149,7 @@ def _run(
                     future.result()
                     done += 1
                     if progress is not None:
-                        progress(done, len(linears), name)
+                        progress(done, total, name)
         finally:
             for future in pending:
                 future.cancel()
@@ -120,7 +160,7 @@ def _structure(
     *,
     read: Callable[[Linear], F32],
     writer: CheckpointWriter,
-    statistics: Statistics | None,
+    statistics: Mapping[str, npt.NDArray[Any]] | None,
 ) -> None:
     """One Linear, from its weight to its file."""
     W = np.ascontiguousarray(read(linear), dtype=np.float32)
@@ -140,26 +180,28 @@ def _structure(
         return
     if not W.flags.writeable:
         W = W.copy()
-    writer.write(linear, _decomposition(W, moments, writer.meta.settings), fingerprint)
+    made = _decomposition(W, moments, writer.meta.method, writer.meta.settings)
+    writer.write(linear, made, fingerprint)
 
 
 def _decomposition(
-    W: F32, moments: npt.NDArray[np.float64] | None, settings: dict[str, float | int]
+    W: F32, moments: npt.NDArray[Any] | None, method: str, settings: dict[str, float | int]
 ) -> Decomposition:
     density, rank = float(settings["density"]), int(settings["rank"])
     if moments is None:
         return salr.decompose_matrix(W, density=density, rank=rank, seed=SEED)
+    decompose_matrix = hessian.decompose_matrix if method == "hessian" else oats.decompose_matrix
     iterations = int(settings["iterations"])
-    return oats.decompose_matrix(
+    return decompose_matrix(
         W, moments, density=density, rank=rank, iterations=iterations, seed=SEED
     )
 
 
 def _moments(
-    linear: Linear, method: str, statistics: Statistics | None
-) -> npt.NDArray[np.float64] | None:
+    linear: Linear, method: str, statistics: Mapping[str, npt.NDArray[Any]] | None
+) -> npt.NDArray[Any] | None:
     """The statistics of one Linear, where the method uses them."""
-    if method != "oats" or statistics is None:
+    if method == "salr" or statistics is None:
         return None
     moments = statistics.get(linear.name)
     if moments is None:
@@ -167,27 +209,25 @@ def _moments(
             f"calibration gave no statistics for {linear.name!r}: its nodes were not reached, "
             "use --method salr or calibration inputs that reach it"
         )
-    if moments.shape != (linear.K,) or not np.isfinite(moments).all() or (moments < 0).any():
+    squares = np.diag(moments) if moments.ndim == 2 else moments
+    if squares.shape != (linear.K,) or not np.isfinite(moments).all() or (squares < 0).any():
         raise ModelError(
             f"the activation statistics of {linear.name!r} are not {linear.K} finite non-negative "
-            "numbers: the model overflows on the calibration text, or the text is another model's"
+            "mean squares: the model overflows on the calibration text, or the text is another "
+            "model's"
         )
     return moments
 
 
-def _check_request(
-    method: str, density: float, rank: int, iterations: int, statistics: Statistics | None
-) -> None:
+def _check_request(method: str, density: float, rank: int, iterations: int | None) -> None:
     if method not in METHODS:
         raise RequestError(f"method {method!r} is unknown: use one of {', '.join(METHODS)}")
     if not 0.0 <= density <= 1.0:
         raise RequestError(f"density {density} is out of range: give a number from 0 to 1")
     if rank < 0:
         raise RequestError(f"rank {rank} is negative: give 0 or more")
-    if iterations < 1:
-        raise RequestError(f"{iterations} iterations of oats are asked for: give 1 or more")
-    if method == "oats" and statistics is None:
-        raise RequestError("method 'oats' needs activation statistics: give calibration text")
+    if iterations is not None and iterations < 1:
+        raise RequestError(f"{iterations} iterations of {method} are asked for: give 1 or more")
 
 
 def slc_version() -> str:

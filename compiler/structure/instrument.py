@@ -1,8 +1,8 @@
 """A graph that computes statistics of what its Linears read, and nothing else.
 
 Each distinct input x of a Linear gets a Reshape to [rows, K], a reduction over the rows and the
-number of rows as graph outputs; the model's own outputs go, so that no activation and no logits
-ever leave the session. Another statistic of x is another reduction.
+number of rows as graph outputs; the model's own outputs go, so that no logits ever leave the
+session. Another statistic of x is another reduction.
 """
 
 from __future__ import annotations
@@ -37,6 +37,13 @@ def sum_of_squares(graph: ir.Graph, x: ir.Value, name: str) -> ir.Value:
     assert x.shape is not None
     sums.shape = ir.Shape([x.shape[1]])
     return sums
+
+
+def all_rows(graph: ir.Graph, x: ir.Value, name: str) -> ir.Value:
+    """The rows themselves: f32 [rows, K]; for statistics that BLAS makes of many texts at once."""
+    rows = _append(graph, ir.node("Identity", [x]), name)
+    rows.shape = x.shape
+    return rows
 
 
 def instrument(

@@ -109,7 +109,7 @@ class CheckpointWriter:
         )  # fmt: skip
         digest.update(np.ascontiguousarray(W).data)
         if statistics is not None:
-            digest.update(np.ascontiguousarray(statistics, dtype=np.float64).data)
+            digest.update(np.ascontiguousarray(statistics).data)
         return digest.hexdigest()
 
     def keep(self, linear: Linear, fingerprint: str) -> bool:

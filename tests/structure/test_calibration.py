@@ -11,7 +11,11 @@ import pytest
 from structure.models import chain, weight
 
 from slc.compiler.errors import ModelError, RequestError
-from slc.compiler.structure.calibration import activation_statistics, token_feeds
+from slc.compiler.structure.calibration import (
+    activation_grams,
+    activation_statistics,
+    token_feeds,
+)
 from slc.compiler.structure.instrument import instrument
 from slc.compiler.structure.texts import read_feeds, read_texts
 
@@ -42,6 +46,26 @@ def test_mean_squares_of_a_plain_model(tmp_path: Path, opset: int) -> None:
     assert seen == [(n, 3, "calibration") for n in (1, 2, 3)]
     assert source.graph.graph.outputs[0].name == "y"  # the source is as it was
     assert {p.name for p in tmp_path.iterdir()} == {"x.npz"}
+
+
+def test_grams_of_a_plain_model(tmp_path: Path) -> None:
+    source = chain(tmp_path)
+    x = np.random.default_rng(0).standard_normal((1100, 24)).astype(np.float32)  # over one batch
+    np.savez(tmp_path / "x.npz", x=x)
+    chosen = source.linears[:2]
+    got = activation_grams(source, tmp_path / "x.npz", chosen)
+    assert list(got) == [linear.name for linear in chosen]
+    h = x.astype(np.float64)
+    for linear in chosen:
+        wanted = h.T @ h / len(h)
+        assert got[linear.name].dtype == np.float32
+        # f32 sums of 1100 products, of f32 activations of inner dimension <= 130.
+        np.testing.assert_allclose(
+            got[linear.name], wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max()
+        )
+        h = np.maximum(h @ weight(source, linear).T, 0)
+    means = activation_statistics(source, tmp_path / "x.npz")
+    np.testing.assert_allclose(np.diag(got[chosen[0].name]), means[chosen[0].name], rtol=1e-4)
 
 
 def test_a_weight_used_twice_averages_over_both(tmp_path: Path) -> None:

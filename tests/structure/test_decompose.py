@@ -22,6 +22,7 @@ from slc.compiler.structure.decompose import decompose
         ({"density": float("nan")}, "density nan"),
         ({"rank": -1}, "rank -1"),
         ({"method": "oats"}, "needs activation statistics"),
+        ({"method": "hessian"}, "needs activation statistics"),
         ({"method": "oats", "statistics": {}, "iterations": 0}, "0 iterations"),
     ],
 )
