@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from slc.compiler.frontends.adapters import PeftAdapter
     from slc.compiler.frontends.source import Source
     from slc.compiler.structure.checkpoint import StructuredCheckpoint
+    from slc.compiler.structure.stored_grid import IntegerType
     from slc.targets import Target
 
 
@@ -116,6 +117,8 @@ def structure(
     rank: int = 32,
     method: str | None = None,
     calibrate: PathLike | None = None,
+    values: str = "auto",
+    group: int = 64,
     jobs: int | None = None,
     force: bool = False,
     progress: Progress | None = None,
@@ -129,6 +132,9 @@ def structure(
       rank: ceiling of the residual adapter's rank; any lower one is a prefix.
       method: "salr", "oats" or "hessian"; None: hessian when `calibrate` is given, else salr.
       calibrate: calibration text or inputs.
+      values: "i8" or "i4" rounds S for blobs of that type as it is made, which "hessian" does
+        better than an export can afterwards; "auto" or "f16" leaves it in f32.
+      group: columns that share a scale of i8 or i4 values.
       jobs: matrices worked on at a time.
       force: replace a checkpoint that is there already.
       progress: called as progress(done, total, what).
@@ -138,7 +144,9 @@ def structure(
     """
     from slc.compiler.frontends import load
 
-    request = make_request({"method": method, "calibrate": calibrate, "jobs": jobs})
+    options = {"method": method, "calibrate": calibrate, "values": values, "group": group}
+    request = make_request({**options, "jobs": jobs})
+    _check_rounding(request)
     chosen = request.chosen_method()
     path = Path(out)
     _check_free(path, force)
@@ -284,9 +292,31 @@ def _decompose(
         grams = partial(activation_grams, source, text, progress=progress)
     return decompose(
         source, path, method=method, density=density, rank=rank, statistics=statistics,
-        grams=grams, jobs=request.jobs, replace=replace,
+        grams=grams, value_type=_integers(method, request.values), group=request.group,
+        jobs=request.jobs, replace=replace,
         progress=as_stage(progress, f"decomposing by {method}"),
     )  # fmt: skip
+
+
+def _check_rounding(request: Request) -> None:
+    """What `structure` can round S for."""
+    if request.values not in ("auto", "f16", "i8", "i4"):
+        raise RequestError(f"--values: got {request.values!r}, wanted auto, f16, i8 or i4")
+    method = request.chosen_method()
+    if request.values in ("i8", "i4") and method != "hessian":
+        raise RequestError(
+            f"--values {request.values}: got --method {method}, wanted hessian (with --calibrate "
+            "FILE); the others round when they are exported, so leave --values to slc export"
+        )
+    if request.group < 64 or request.group % 64:
+        raise RequestError(f"--group: got {request.group}, wanted a positive multiple of 64")
+
+
+def _integers(method: str, values: str) -> IntegerType | None:
+    """The value type that S is rounded for while it is made; other methods leave it to export."""
+    if method != "hessian":
+        return None
+    return "i8" if values == "i8" else "i4" if values == "i4" else None
 
 
 def _check_free(path: Path, force: bool) -> None:

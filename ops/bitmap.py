@@ -83,7 +83,7 @@ def encode(
         encoding: how positions are kept; "delta" goes with "f16" and "i8".
         layout: the order of i4 codes; "planes" goes with "i4".
         grid: the scales and the codebook, where they have been chosen: a value on this grid is
-            kept as it is. For bitmaps of "i8" and "i4" in "rows".
+            kept as it is. For bitmaps of "i8" and "i4".
 
     Raises:
         ValueError: wrong shape, type, group, or a value that is NaN or infinite.
@@ -130,7 +130,7 @@ class Grid:
 
     Attributes:
         scales: float32 [N, groups], each of few enough bits for an f16 number times 2^exponent.
-        codebook: int8 [16] for "i4", rising; None for "i8", whose levels are -127 ... 127.
+        codebook: int8 [16] for "i4", 0 first for "planes"; None for "i8": levels -127 ... 127.
     """
 
     scales: Floats
@@ -142,9 +142,9 @@ class Grid:
         Raises:
             ValueError: it is not.
         """
-        if kind.value_type == "f16" or kind.encoding == "delta" or kind.layout == "planes":
-            got = f"{kind.encoding} of {kind.value_type} {kind.layout}"
-            raise ValueError(f"grid: got {got}, wanted a bitmap of i8 or i4 values in rows")
+        if kind.value_type == "f16" or kind.encoding == "delta":
+            got = f"a {kind.encoding} of {kind.value_type} values"
+            raise ValueError(f"grid: got {got}, wanted a bitmap of i8 or i4 values")
         groups = -(-k // kind.group)
         if self.scales.dtype != np.float32 or self.scales.shape != (n, groups):
             got = f"{self.scales.dtype} {list(self.scales.shape)}"
@@ -155,6 +155,8 @@ class Grid:
         wanted = (np.dtype(np.int8), (16,)) if kind.value_type == "i4" else None
         if entries != wanted:
             raise ValueError(f"grid.codebook: got {entries}, wanted {wanted}")
+        if kind.layout == "planes" and self.codebook is not None and self.codebook[0] != 0:
+            raise ValueError(f"grid.codebook[0]: got {self.codebook[0]}, wanted 0 for planes")
 
 
 def _check_matrix(S: Floats, mask: Bools | None) -> None:

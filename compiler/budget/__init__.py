@@ -85,6 +85,7 @@ def plan(source: Source, target: Target, options: BudgetOptions) -> Plan:
       BudgetError: nothing fits, or what was asked for by hand does not; carries the smallest.
     """
     check_options(options)
+    asked, options = options, _with_stored_values(source, options)
     workload = Workload(
         options.batch, chosen_context(source, options), source.genai_config, target.ort_min
     )
@@ -92,7 +93,7 @@ def plan(source: Source, target: Target, options: BudgetOptions) -> Plan:
         _VALUES.get(options.values, "f16"), options.group, i4_layout(target), chosen_level(options)
     )
     stage = _Stage(source, target, options, workload, storage)
-    notes = stage.notes()
+    notes = stage.notes(asked)
     by_hand = options.density is not None or options.rank is not None or options.mem_bytes is None
     if options.values == "dense":
         choices = [dense_choice(li, "--values dense asked for it") for li in source.linears]
@@ -105,6 +106,23 @@ def plan(source: Source, target: Target, options: BudgetOptions) -> Plan:
         tuple(choices), memory, tuple(source.refusals), workload.context, workload.batch,
         storage.values, storage.accuracy_level, options.mem_bytes, stage.allowed, notes,
     )  # fmt: skip
+
+
+def _with_stored_values(source: Source, options: BudgetOptions) -> BudgetOptions:
+    """`options` with the value type and group that a checkpoint's S was rounded for, if left open.
+
+    Whoever names another value type gets it; the values are then rounded a second time.
+    """
+    checkpoint = source.checkpoint
+    if options.values != "auto" or checkpoint is None:
+        return options
+    stored = {(e.value_type, e.group) for e in map(checkpoint.entry, checkpoint.names)}
+    if len(stored) != 1:
+        return options
+    value_type, group = stored.pop()
+    if value_type is None:
+        return options
+    return dataclasses.replace(options, values=value_type, group=group)
 
 
 class _Stage:
@@ -134,10 +152,12 @@ class _Stage:
                 most[name] = Ceiling(entry.nnz, entry.rank)
         return most
 
-    def notes(self) -> tuple[str, ...]:
-        """What was decided by default."""
+    def notes(self, asked: BudgetOptions) -> tuple[str, ...]:
+        """What was decided by default, in place of what was `asked`."""
         options, notes = self._options, []
-        if options.values == "auto":
+        if asked.values == "auto" and options.values != "auto":
+            notes.append(f"--values auto: {options.values}, which the checkpoint was rounded for")
+        elif asked.values == "auto":
             notes.append("--values auto: f16, the most exact that is offered")
         if options.mem_bytes is None and (options.density is None or options.rank is None):
             notes.append(

@@ -58,10 +58,13 @@ def _packed_tensor(lowering: Lowering, linear: Linear, choice: Choice) -> ir.Laz
 
     def encode() -> ir.TensorProtocol:
         matrix, mask = lowering.sparse(linear, choice)
+        grid = lowering.grid(linear, choice) if linear.alpha == 1.0 else None
         if linear.alpha != 1.0:
             matrix = matrix * np.float32(linear.alpha)
         return ir.Tensor(
-            bitmap.encode(matrix, value_type, group, mask, encoding=encoding, layout=layout)
+            bitmap.encode(
+                matrix, value_type, group, mask, encoding=encoding, layout=layout, grid=grid
+            )
         )
 
     return ir.LazyTensor(encode, dtype=ir.DataType.UINT8, shape=ir.Shape([size]))

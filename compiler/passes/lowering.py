@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from slc.compiler.budget.choice import Choice
 from slc.compiler.linear import Linear
+from slc.ops.bitmap import Grid
 
 if TYPE_CHECKING:
     from slc.compiler.structure.checkpoint import StructuredCheckpoint
@@ -59,6 +60,18 @@ class Lowering:
         mask[index] = True
         shape = (linear.N, linear.K)
         return matrix.reshape(shape), mask.reshape(shape)
+
+    def grid(self, linear: Linear, choice: Choice) -> Grid | None:
+        """The grid that S was rounded to for just this choice; None: encoding finds its own."""
+        if self.checkpoint is None or linear.name not in self.checkpoint.names:
+            return None
+        entry = self.checkpoint.entry(linear.name)
+        fits = (choice.value_type, choice.group) == (entry.value_type, entry.group)
+        # A cut adapter gives S back what it loses, which takes the values off the grid.
+        if choice.encoding != "bitmap" or not fits or choice.rank < entry.rank:
+            return None
+        stored = self.checkpoint.grid(linear.name)
+        return None if stored is None else Grid(stored.scales, stored.codebook)
 
     def residual(self, linear: Linear, choice: Choice) -> list[Adapter]:
         """The residual adapter at the chosen rank, as a list of none or one."""

@@ -27,9 +27,10 @@ from slc.compiler.structure.records import (
     meta_from,
     refusals_from,
 )
+from slc.compiler.structure.stored_grid import CODEBOOK_ENTRIES, StoredGrid
 
 _BLOCK_ELEMS = 1 << 22
-_SAFETENSORS_TYPES = {"float32": "F32", "uint32": "U32", "uint64": "U64"}
+_SAFETENSORS_TYPES = {"float32": "F32", "uint32": "U32", "uint64": "U64", "int8": "I8"}
 
 
 class StructuredCheckpoint:
@@ -127,6 +128,22 @@ class StructuredCheckpoint:
         if rank is not None and rank < entry.rank and entry.has_scale:
             value = value + self._lost(entry, rank).reshape(-1)[index]
         return index, value
+
+    def grid(self, name: str) -> StoredGrid | None:
+        """The levels that S lies on; None where it was not rounded.
+
+        Raises:
+          ModelError: the file is damaged.
+        """
+        entry = self.entry(name)
+        if entry.value_type is None:
+            return None
+        with self._open(entry) as file:
+            scales = file.get_tensor("S.scale")
+            codebook = file.get_tensor("S.codebook") if entry.value_type == "i4" else None
+        if not np.isfinite(scales).all() or (scales < 0).any():
+            raise self._damaged(entry, "scales in S.scale that are no finite numbers of at least 0")
+        return StoredGrid(entry.value_type, entry.group, scales, codebook)
 
     def _lost(self, entry: Entry, rank: int) -> F32:
         """B·A of the components from `rank` on, f32 [N, K]."""
@@ -298,4 +315,8 @@ def tensor_shapes(
     }
     if entry.has_scale:
         shapes["scale"] = (f32, (entry.K,))
+    if entry.value_type is not None:
+        shapes["S.scale"] = (f32, (entry.N, -(-entry.K // entry.group)))
+    if entry.value_type == "i4":
+        shapes["S.codebook"] = (np.dtype(np.int8), (CODEBOOK_ENTRIES,))
     return shapes

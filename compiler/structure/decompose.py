@@ -22,6 +22,7 @@ from slc.compiler.structure.checkpoint import StructuredCheckpoint
 from slc.compiler.structure.decomposition import F32, Decomposition
 from slc.compiler.structure.metric import DAMPING
 from slc.compiler.structure.records import CheckpointMeta
+from slc.compiler.structure.stored_grid import IntegerType
 from slc.compiler.structure.writer import CheckpointWriter
 
 METHODS = ("salr", "oats", "hessian")
@@ -29,6 +30,8 @@ SEED = 0
 MAGNITUDE_MAX = 1e15  # squares of weights up to here add up in f32 without overflow
 
 GRAMS_BYTES_MAX = 1 << 30  # of the matrices H that wait for their Linears at one time
+
+_BITS: dict[IntegerType, int] = {"i8": 8, "i4": 4}
 
 Statistics = Mapping[str, npt.NDArray[np.float64]]
 Grams = Callable[[list[Linear]], Mapping[str, F32]]
@@ -44,6 +47,8 @@ def decompose(
     statistics: Statistics | None = None,
     grams: Grams | None = None,
     iterations: int | None = None,
+    value_type: IntegerType | None = None,
+    group: int = 64,
     jobs: int | None = None,
     read: Callable[[Linear], F32] | None = None,
     replace: bool = False,
@@ -65,6 +70,8 @@ def decompose(
       grams: gives E[x·xᵀ] f32 [K, K] of some Linears by name; `hessian` wants it. Called for as
         many at a time as `GRAMS_BYTES_MAX` holds.
       iterations: of `oats` or `hessian`; None is what each takes by itself.
+      value_type: of blobs that S is rounded for, by `hessian` only; None leaves it in f32.
+      group: columns that share a scale of i8 and i4 values.
       jobs: matrices worked on at once; None is one per CPU. The bytes written do not depend on it.
       read: gives a Linear's weight f32 [N, K], which is then overwritten; None reads the source.
       replace: a checkpoint at `path` gives way to the new one once that is whole.
@@ -79,6 +86,8 @@ def decompose(
         raise RequestError(f"method {method!r} needs activation statistics: give calibration text")
     linears = [linear for linear in source.linears if linear.kind == "linear"]
     settings = _settings(method, density, rank, iterations)
+    if method == "hessian" and value_type is not None:
+        settings |= {"bits": _BITS[value_type], "group": group}
     meta = CheckpointMeta(
         method, settings, source.kind, source.path.name, source.source_sha256, slc_version()
     )
@@ -190,11 +199,16 @@ def _decomposition(
     density, rank = float(settings["density"]), int(settings["rank"])
     if moments is None:
         return salr.decompose_matrix(W, density=density, rank=rank, seed=SEED)
-    decompose_matrix = hessian.decompose_matrix if method == "hessian" else oats.decompose_matrix
     iterations = int(settings["iterations"])
-    return decompose_matrix(
-        W, moments, density=density, rank=rank, iterations=iterations, seed=SEED
-    )
+    if method == "oats":
+        return oats.decompose_matrix(
+            W, moments, density=density, rank=rank, iterations=iterations, seed=SEED
+        )
+    bits = {bits: value_type for value_type, bits in _BITS.items()}
+    return hessian.decompose_matrix(
+        W, moments, density=density, rank=rank, iterations=iterations, seed=SEED,
+        value_type=bits.get(int(settings.get("bits", 0))), group=int(settings.get("group", 64)),
+    )  # fmt: skip
 
 
 def _moments(

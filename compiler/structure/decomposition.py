@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from slc.compiler.structure.ordering import Index
+
+if TYPE_CHECKING:
+    from slc.compiler.structure.stored_grid import StoredGrid
 
 F32 = npt.NDArray[np.float32]
 Order = Literal["global", "row"]
@@ -54,6 +57,7 @@ class Decomposition:
       plain: errors of W itself.
       scaled: errors of W·diag(scale); the same as `plain` where scale is None.
       tail: sum of squares (in the scaled metric) of the entries of S after the first nnz·j/64.
+      grid: the levels that S lies on, or None where it was not rounded.
     """
 
     index: Index
@@ -66,6 +70,7 @@ class Decomposition:
     plain: SquaredErrors
     scaled: SquaredErrors
     tail: tuple[float, ...]
+    grid: StoredGrid | None = None
 
 
 def measured(

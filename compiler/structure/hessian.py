@@ -19,12 +19,16 @@ gradients, row by row) and L alternate.
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import numpy.typing as npt
 
 from slc.compiler.structure.decomposition import F32, Decomposition, measured
 from slc.compiler.structure.metric import Metric
-from slc.compiler.structure.ordering import global_count, global_order
+from slc.compiler.structure.ordering import Index, global_count, global_order
+from slc.compiler.structure.rounding import Grid, round_by_descent
+from slc.compiler.structure.stored_grid import IntegerType, fitted
 from slc.compiler.structure.svd import oversampled, random_start, subspace_pass
 
 Mask = npt.NDArray[np.bool_]
@@ -36,10 +40,21 @@ ITERATIONS = 600
 RHO_FIRST, RHO_LAST = 0.03, 0.4  # in units of H's diagonal
 _POLISH_ROUNDS = 3
 _GRADIENT_STEPS = 8
+_EXACT_PASSES = 30  # a spectrum that decays slowly settles within these
+_ROUNDING_ROUNDS = 3
+_TINY = np.float32(1e-30)  # above every zero, below every weight that counts
 
 
 def decompose_matrix(
-    W: F32, H: F32, *, density: float, rank: int, iterations: int = ITERATIONS, seed: int = 0
+    W: F32,
+    H: F32,
+    *,
+    density: float,
+    rank: int,
+    iterations: int = ITERATIONS,
+    seed: int = 0,
+    value_type: IntegerType | None = None,
+    group: int = 64,
 ) -> Decomposition:
     """S and L of one matrix.
 
@@ -50,6 +65,9 @@ def decompose_matrix(
       rank: of L; more than min(N, K) is min(N, K).
       iterations: of ADMM.
       seed: of the SVD's random start.
+      value_type: "i8" or "i4": S is rounded to what such a blob holds, in the metric of H, and L
+        takes up what it can of the rounding; None leaves S in f32.
+      group: columns that share a scale of i8 and i4.
 
     Returns:
       S ordered by |S·D|, D = sqrt(diag H), the adapter by singular value of L·H^½.
@@ -57,30 +75,52 @@ def decompose_matrix(
     metric = Metric.of(H)
     X = W * metric.scale
     count = global_count(W.size, density)
-    S, mask, B, A, sigma = solve(X, metric, count, min(rank, *W.shape), iterations, seed)
-    index = global_order(np.where(mask, S, np.float32(0)), count)
-    value = S.reshape(-1)[index] / metric.scale[index % index.dtype.type(W.shape[1])]
-    return measured(W, index, value, B, A / metric.scale, sigma, order="global", scale=metric.scale)
+    low_rank = _LowRank(X, metric, min(rank, *W.shape), seed)
+    S, mask = _solve(X, metric, low_rank, count, iterations)
+    S /= metric.scale
+    grid = None
+    if value_type is not None:
+        grid = fitted(S, mask, np.square(metric.scale), value_type, group)
+        S = _rounded(W, S, mask, metric, low_rank, grid.rounding())
+    index = _order(S * metric.scale, mask, count)
+    B, A, sigma = low_rank.factors()
+    made = measured(
+        W, index, S.reshape(-1)[index], B, A / metric.scale, sigma,
+        order="global", scale=metric.scale,
+    )  # fmt: skip
+    return dataclasses.replace(made, grid=grid)
 
 
-def solve(
-    X: F32, metric: Metric, count: int, rank: int, iterations: int, seed: int
-) -> tuple[F32, Mask, F32, F32, F32]:
-    """S [N, K], its mask, B [N, r], A [r, K] and sigma [r] of scaled weights X [N, K]."""
-    low_rank = _LowRank(X, metric, rank, seed)
+def _order(importance: F32, mask: Mask, count: int) -> Index:
+    """The `count` largest entries on the mask; of a value rounded to zero, the position stays."""
+    inside = np.where(mask, np.maximum(np.abs(importance), _TINY), np.float32(0))
+    return global_order(inside, count)
+
+
+def _solve(
+    X: F32, metric: Metric, low_rank: _LowRank, count: int, iterations: int
+) -> tuple[F32, Mask]:
+    """S [N, K] of scaled weights X and its mask; `low_rank` is left at its last fit."""
     if count in (0, X.size):  # nothing to choose
         S = np.zeros_like(X) if count == 0 else X.copy()
         low_rank.fit(S @ metric.vectors, passes=_EXACT_PASSES)
-        return S, np.full(X.shape, count > 0), *low_rank.factors()
+        return S, np.full(X.shape, count > 0)
     S, mask = _admm(X, metric, low_rank, count, iterations)
     for _ in range(_POLISH_ROUNDS):
         S = refit(X - low_rank.matrix(), mask, S, metric)
         low_rank.fit(S @ metric.vectors, passes=2)
-    S = refit(X - low_rank.matrix(), mask, S, metric)
-    return S, mask, *low_rank.factors()
+    return refit(X - low_rank.matrix(), mask, S, metric), mask
 
 
-_EXACT_PASSES = 30  # a spectrum that decays slowly settles within these
+def _rounded(W: F32, S: F32, mask: Mask, metric: Metric, low_rank: _LowRank, grid: Grid) -> F32:
+    """S on the grid, in the metric of H; L is fitted to what that leaves, and S to that again."""
+    H = metric.H * metric.scale * metric.scale[:, None]
+    for _ in range(_ROUNDING_ROUNDS):
+        T: F32 = W - low_rank.matrix() / metric.scale
+        S = round_by_descent(T, S, H, grid, mask)
+        scaled: F32 = S * metric.scale
+        low_rank.fit(scaled @ metric.vectors, passes=2)
+    return S
 
 
 class _LowRank:
@@ -93,7 +133,8 @@ class _LowRank:
         self._root = np.sqrt(metric.values)
         self.XQ = X @ metric.vectors
         self._V = random_start(K, rank, seed)[:, : min(oversampled(rank), N, K)]
-        self._B, self._AQ = np.zeros((N, rank), np.float32), np.zeros((rank, K), np.float32)
+        self._B: F32 = np.zeros((N, rank), np.float32)
+        self._AQ: F32 = np.zeros((rank, K), np.float32)
         self._sigma = np.zeros(rank, np.float32)
 
     def fit(self, SQ: F32, passes: int = 1) -> None:
@@ -106,7 +147,8 @@ class _LowRank:
         r, half = self._rank, np.sqrt(sigma[: self._rank])
         self._sigma = sigma[:r]
         self._B = U[:, :r] * half
-        self._AQ = (self._V[:, :r] * half).T / self._root
+        right: F32 = self._V[:, :r] * half
+        self._AQ = np.divide(right.T, self._root)
 
     def rotated(self) -> F32:
         """L·Q, f32 [N, K]."""
@@ -126,16 +168,17 @@ def _admm(
 ) -> tuple[F32, Mask]:
     """D [N, K] and its mask after `iterations`; `low_rank` is left at its last fit."""
     mask = _largest(X, count)
-    D, V = X * mask, np.zeros_like(X)
-    SQ = D @ metric.vectors
+    D: F32 = X * mask
+    V: F32 = np.zeros_like(X)
+    SQ: F32 = D @ metric.vectors
     growth = (RHO_LAST / RHO_FIRST) ** (1 / max(1, iterations - 1))
     for t in range(iterations):
         rho = np.float32(RHO_FIRST * growth**t)
         low_rank.fit(SQ, passes=1 if t else 3)
-        SQ = (D * rho - V) @ metric.vectors
+        SQ = np.matmul(D * rho - V, metric.vectors)
         SQ += (low_rank.XQ - low_rank.rotated()) * metric.values
         SQ /= metric.values + rho
-        T = SQ @ metric.vectors.T
+        T: F32 = SQ @ metric.vectors.T
         T += V / rho
         mask = _largest(T, count)
         D = T * mask

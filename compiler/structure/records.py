@@ -8,6 +8,7 @@ from typing import Any, cast
 from slc.compiler.frontends.source import SourceKind
 from slc.compiler.linear import Linear, Refusal, SourceRows
 from slc.compiler.structure.decomposition import Order, SquaredErrors
+from slc.compiler.structure.stored_grid import IntegerType
 
 FORMAT_VERSION = 1
 FORMAT_NAME = "slr"
@@ -56,6 +57,8 @@ class Entry:
       plain: squared errors of W.
       scaled: squared errors of W·diag(scale): the expected squared error of an output row.
       tail: sum of squares (scaled) of what a prefix of S of nnz·j/64 entries leaves out.
+      value_type: "i8" or "i4" where S lies on the grid of such a blob, which the file then holds.
+      group: columns that share a scale of that grid, a multiple of 64; 0 without one.
     """
 
     linear: Linear
@@ -68,6 +71,8 @@ class Entry:
     plain: SquaredErrors
     scaled: SquaredErrors
     tail: tuple[float, ...]
+    value_type: IntegerType | None = None
+    group: int = 0
 
     @property
     def name(self) -> str:
@@ -128,7 +133,9 @@ def entry_from(linear: Linear, row: Json) -> Entry:
     Raises:
       KeyError, TypeError, ValueError: a field is missing or can't be right.
     """
-    fields = {field.name: row[field.name] for field in dataclasses.fields(Entry)[1:]}
+    fields = {field.name: row[field.name] for field in dataclasses.fields(Entry)[1:-2]}
+    # A file written before there were grids lacks both.
+    fields |= {"value_type": row.get("value_type"), "group": row.get("group", 0)}
     for metric in ("plain", "scaled"):
         errors = dict(fields[metric])
         fields[metric] = SquaredErrors(**{**errors, "gains": tuple(errors["gains"])})
@@ -144,6 +151,11 @@ def entry_from(linear: Linear, row: Json) -> Entry:
         raise ValueError(f"order is {entry.order!r}, not 'global' or 'row'")
     if entry.has_scale is not True and entry.has_scale is not False:
         raise ValueError(f"has_scale is {entry.has_scale!r}, not true or false")
+    if entry.value_type not in (None, "i8", "i4"):
+        raise ValueError(f"value_type is {entry.value_type!r}, not null, 'i8' or 'i4'")
+    legal = type(entry.group) is int and (entry.group > 0) == (entry.value_type is not None)
+    if not legal or entry.group % 64:
+        raise ValueError(f"group is {entry.group!r}, not a multiple of 64 (0 without value_type)")
     return entry
 
 

@@ -11,7 +11,6 @@ makes the loss larger.
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +18,9 @@ import numpy.typing as npt
 from slc.compiler.structure.decomposition import F32
 
 Mask = npt.NDArray[np.bool_]
-IntegerType = Literal["i8", "i4"]
 
 BLOCK_COLUMNS = 64  # updated by BLAS together once they have been visited
-SWEEPS = 4
+SWEEPS = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Grid:
     """The values that a blob's stored entries can take: scale · level.
 
     Attributes:
-      scale: f32 [N, groups], positive, each an f16 number times one power of two.
+      scale: f32 [N, groups], of either sign; 0 is a group of zeros.
       levels: f32 [n], rising: the codebook of i4, or -127 … 127.
       group: columns that share a scale.
     """
@@ -42,8 +40,9 @@ class Grid:
     def nearest(self, w: F32, column: int) -> F32:
         """The grid's value nearest to each of w [N], entries of `column`."""
         scale = self.scale[:, column // self.group]
+        steps = np.divide(w, scale, out=np.zeros_like(w), where=scale != 0)
         borders = (self.levels[1:] + self.levels[:-1]) / 2
-        return self.levels[np.searchsorted(borders, w / scale)] * scale
+        return self.levels[np.searchsorted(borders, steps)] * scale
 
 
 def round_by_descent(
@@ -63,8 +62,8 @@ def round_by_descent(
       Q on the grid, f32 [N, K].
     """
     Q = Q.copy()
-    G = (T - Q) @ H  # the negative gradient, halved
-    diagonal = np.diag(H).copy()
+    G: F32 = np.matmul(T - Q, H)  # the negative gradient, halved
+    diagonal: F32 = np.diag(H).copy()
     for _ in range(sweeps):
         for start in range(0, Q.shape[1], BLOCK_COLUMNS):
             columns = slice(start, min(start + BLOCK_COLUMNS, Q.shape[1]))

@@ -40,7 +40,7 @@ from slc.compiler.structure.records import (
     meta_json,
 )
 
-_SAFETENSORS_NAMES = {"float32": "F32", "uint32": "U32", "uint64": "U64"}
+_SAFETENSORS_NAMES = {"float32": "F32", "uint32": "U32", "uint64": "U64", "int8": "I8"}
 
 
 class CheckpointWriter:
@@ -129,6 +129,7 @@ class CheckpointWriter:
 
     def write(self, linear: Linear, decomposition: Decomposition, fingerprint: str) -> None:
         """Writes one Linear's file; threads may do so at once for different Linears."""
+        grid = decomposition.grid
         entry = Entry(
             linear=linear,
             nnz=int(decomposition.index.size),
@@ -140,6 +141,8 @@ class CheckpointWriter:
             plain=decomposition.plain,
             scaled=decomposition.scaled,
             tail=decomposition.tail,
+            value_type=None if grid is None else grid.value_type,
+            group=0 if grid is None else grid.group,
         )
         arrays = {
             "S.index": decomposition.index,
@@ -149,6 +152,10 @@ class CheckpointWriter:
         }
         if decomposition.scale is not None:
             arrays["scale"] = decomposition.scale
+        if grid is not None:
+            arrays["S.scale"] = grid.scales
+            if grid.codebook is not None:
+                arrays["S.codebook"] = grid.codebook
         file = self._partial / entry.file
         unfinished = file.with_suffix(".writing")
         _write_safetensors(unfinished, entry, arrays, fingerprint)

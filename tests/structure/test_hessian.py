@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slc.compiler.structure import hessian, oats, salr
+from slc.compiler.errors import RequestError
+from slc.compiler.structure import gptq, hessian, oats, salr
 from slc.compiler.structure.decomposition import Decomposition
 from slc.compiler.structure.metric import Metric
 from slc.compiler.structure.rounding import Grid, round_by_descent, round_by_feedback
+from slc.ops import bitmap
 
 
 def correlated(rows: int, K: int, seed: int = 0) -> np.ndarray:
@@ -163,3 +165,59 @@ def test_rounding_keeps_to_the_mask_and_sweeps_never_make_it_worse() -> None:
         assert not Q[~mask].any()
         losses.append(loss(T - Q, H))
     assert losses == sorted(losses, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("value_type", "layout"), [("i8", "rows"), ("i4", "rows"), ("i4", "planes")]
+)
+def test_a_rounded_matrix_is_what_its_blob_holds(value_type: str, layout: str) -> None:
+    W = np.random.default_rng(0).standard_normal((40, 150), dtype=np.float32)
+    W[7] = 0  # a row whose groups have scale 0
+    H = gram(correlated(600, 150))
+    size = {"density": 0.4, "rank": 4, "iterations": 40}
+    plain = hessian.decompose_matrix(W.copy(), H, **size)
+    d = hessian.decompose_matrix(W.copy(), H, **size, value_type=value_type)
+    assert d.grid is not None
+    S, mask = np.zeros_like(W), np.zeros(W.shape, np.bool_)
+    S.reshape(-1)[d.index], mask.reshape(-1)[d.index] = d.value, True
+    grid = bitmap.Grid(d.grid.scales, d.grid.codebook)
+    blob = bitmap.encode(S, value_type, 64, mask, layout=layout, grid=grid)
+    # One product in f32 on either side, of numbers that are the same.
+    np.testing.assert_allclose(bitmap.decode(blob), S, rtol=3e-7, atol=0)
+    to_nearest = bitmap.decode(
+        bitmap.encode(_sparse(plain, W.shape), value_type, 64, _sparse(plain, W.shape) != 0)
+    )
+    later = loss(W - to_nearest - plain.B @ plain.A, H)
+    assert loss(W - dense(d, W.shape), H) < later
+    if value_type == "i4":  # else rounding is nothing beside what was dropped
+        assert loss(W - dense(d, W.shape), H) < 0.9 * later
+
+
+def _sparse(d: Decomposition, shape: tuple[int, int]) -> np.ndarray:
+    S = np.zeros(shape, np.float32)
+    S.reshape(-1)[d.index] = d.value
+    return S
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_dense_codes_are_better_than_the_nearest_ones(bits: int) -> None:
+    W = np.random.default_rng(0).standard_normal((48, 90), dtype=np.float32)  # 90 = 2 · 32 + 26
+    W[3] = 0
+    H = gram(correlated(400, 90))
+    made = gptq.quantize_matrix(W, H, bits=bits, group=32)
+    assert made.codes.max() < 2**bits
+    assert made.scales.shape == (48, 3)
+    assert not made.matrix()[3].any()
+    wide = np.repeat(made.scales, 32, axis=1)[:, :90]
+    half = 2 ** (bits - 1)
+    nearest = np.clip(np.rint(W / np.where(wide == 0, 1, wide)), -half, half - 1) * wide
+    feedback = gptq.quantize_matrix(W, H, bits=bits, group=32, sweeps=0).matrix()
+    losses = [loss(W - Q, H) for Q in (made.matrix(), feedback, nearest)]
+    assert losses[0] < losses[1] < losses[2]
+
+
+@pytest.mark.parametrize(("bits", "group"), [(5, 32), (4, 0)])
+def test_dense_codes_refuse_what_there_is_not(bits: int, group: int) -> None:
+    with pytest.raises(RequestError, match="wanted"):
+        gptq.quantize_matrix(np.ones((2, 4), np.float32), np.eye(4, dtype=np.float32),
+                             bits=bits, group=group)  # fmt: skip
