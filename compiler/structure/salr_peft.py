@@ -9,11 +9,12 @@
     optimizer = torch.optim.AdamW(salr.parameter_groups(lr=1e-3))
     …                                     any loop, or a transformers Trainer
     salr.save("out")                      out/model.slr and out/adapter
-    $ slc export out/model.slr --adapter out/adapter -o artifact
+    $ slc export out/model.slr --adapter out/adapter --density 1 --rank 512 -o artifact
 
 Everything between is PEFT's: two adapters are active at once, so its forward adds them up, and
 `model.save_pretrained` saves both for a run that is to go on later. At export they are
-concatenated along the rank: two GEMMs for all.
+concatenated along the rank: two GEMMs for all. Density 1 and a high rank ask for all that the
+checkpoint holds; less is a slice of it, and `--mem` finds the slice that fits.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import numpy as np
 
 from slc.compiler.errors import RequestError
 from slc.compiler.extras import require
+from slc.compiler.frontends.source import Source
 from slc.compiler.progress import Progress
 from slc.compiler.structure import salr
 from slc.compiler.structure.decomposition import F32
@@ -175,7 +177,7 @@ class Salr:
     def save(
         self,
         out: str | Path,
-        base: str | Path | None = None,
+        base: str | Path | Source | None = None,
         *,
         replace: bool = False,
         progress: Progress | None = None,
@@ -184,8 +186,8 @@ class Salr:
 
         Args:
           out: a folder, made if missing.
-          base: the dense base model as `slc export` takes it; None: the folder that the model was
-            loaded from.
+          base: the dense base model, the folder or a loaded Source of it; None: the folder that the
+            model was loaded from.
           replace: what an earlier run wrote gives way.
           progress: called as progress(done, total, name of the Linear).
 
@@ -211,8 +213,10 @@ def _mask(target: Target, density: float, rank: int, seed: int) -> tuple[F32, F3
     masked = np.zeros_like(W)
     masked.reshape(-1)[made.index] = made.value
     target.assign(masked)
-    # A component with both factors zero has no gradient: it would never train.
-    kept = int(np.count_nonzero(made.singular_values > 0))
+    # A component with both factors zero has no gradient and would never train; one that is the
+    # SVD's rounding is as good as zero.
+    noise = np.finfo(np.float32).eps * max(W.shape) * made.singular_values[:1]
+    kept = int(np.count_nonzero(made.singular_values > noise))
     return made.B[:, :kept], made.A[:kept]
 
 

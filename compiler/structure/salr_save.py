@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,51 +41,76 @@ class Saved:
 
 def save(
     model: Any, targets: Sequence[Target], tasks: Sequence[str],
-    settings: dict[str, float | int], out: Path, base: str | Path | None,
+    settings: dict[str, float | int], out: Path, base: str | Path | Source | None,
     *, replace: bool = False, progress: Progress | None = None,
 ) -> Saved:  # fmt: skip
     """Writes out/model.slr and out/adapter; see `Salr.save`, which gives the arguments."""
-    from slc.compiler.frontends import load
-
-    folder = _base_folder(model, base)
     path, adapter = out / MODEL, out / ADAPTER
     if adapter.exists() and not replace:
         raise RequestError(f"{str(adapter)!r} exists already: choose another name or replace it")
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="slc-salr-") as work:
-        source = load(folder, workdir=Path(work))
+    with _source(model, base) as source:
         names, left_out = _parameter_names(model, source, targets, tasks)
         _check_base(source, names)
+        out.mkdir(parents=True, exist_ok=True)
         write_trained(
-            source, path, _Parts(model, names), method="salr", settings=settings, replace=replace,
-            progress=progress,
+            source, path, _Parts(model, names, source), method="salr", settings=settings,
+            replace=replace, progress=progress,
         )  # fmt: skip
     return Saved(path, _save_adapters(model, tasks, adapter, left_out), left_out)
 
 
 class _Parts(Mapping[str, TrainedPart]):
-    """Ŵ and the residual by source parameter, made when asked for: never all at once."""
+    """Ŵ and the residual by source parameter, made when asked for: never all at once.
 
-    def __init__(self, model: Any, names: Mapping[str, Target]) -> None:
-        self._model, self._names = model, names
+    Linears that were not masked are there too, with all of W as S: a checkpoint says of every
+    Linear what is kept of it.
+    """
+
+    def __init__(self, model: Any, names: Mapping[str, Target], source: Source) -> None:
+        self._model, self._names, self._source = model, names, source
+        self._whole = {
+            rows.parameter: (linear, rows)
+            for linear in source.linears
+            for rows in linear.sources
+            if linear.kind == "linear" and not any(s.parameter in names for s in linear.sources)
+        }
 
     def __getitem__(self, name: str) -> TrainedPart:
+        if name in self._whole:
+            linear, rows = self._whole[name]
+            return _without_residual(weight_array(self._source, linear)[rows.start : rows.stop])
         target = self._names[name]
-        W = target.array()
         module = self._model.get_base_model().get_submodule(target.name)
-        if RESIDUAL not in module.lora_A:
-            N, K = W.shape
-            return TrainedPart(W, np.zeros((N, 0), np.float32), np.zeros((0, K), np.float32))
+        if RESIDUAL not in getattr(module, "lora_A", ()):
+            return _without_residual(target.array())
         A, B = (
             t.detach().float().cpu().numpy() for t in residual_factors(self._model, target.name)
         )
-        return TrainedPart(W, B, A)
+        return TrainedPart(target.array(), B, A)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        yield from self._names
+        yield from self._whole
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._names) + len(self._whole)
+
+
+def _without_residual(W: F32) -> TrainedPart:
+    N, K = W.shape
+    return TrainedPart(W, np.zeros((N, 0), np.float32), np.zeros((0, K), np.float32))
+
+
+@contextlib.contextmanager
+def _source(model: Any, base: str | Path | Source | None) -> Iterator[Source]:
+    """The dense base model, loaded where it is not yet."""
+    from slc.compiler.frontends import load
+
+    if isinstance(base, Source):
+        yield base
+        return
+    with tempfile.TemporaryDirectory(prefix="slc-salr-") as work:
+        yield load(_base_folder(model, base), workdir=Path(work))
 
 
 def _base_folder(model: Any, base: str | Path | None) -> Path:
