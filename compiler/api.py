@@ -117,6 +117,7 @@ def structure(
     rank: int = 32,
     method: str | None = None,
     calibrate: PathLike | None = None,
+    iterations: int | None = None,
     values: str = "auto",
     group: int = 64,
     jobs: int | None = None,
@@ -132,6 +133,7 @@ def structure(
       rank: ceiling of the residual adapter's rank; any lower one is a prefix.
       method: "salr", "oats" or "hessian"; None: hessian when `calibrate` is given, else salr.
       calibrate: calibration text or inputs.
+      iterations: of hessian or oats; None: what each takes by itself.
       values: "i8" or "i4" rounds S for blobs of that type as it is made, which "hessian" does
         better than an export can afterwards; "auto" or "f16" leaves it in f32.
       group: columns that share a scale of i8 or i4 values.
@@ -145,7 +147,7 @@ def structure(
     from slc.compiler.frontends import load
 
     options = {"method": method, "calibrate": calibrate, "values": values, "group": group}
-    request = make_request({**options, "jobs": jobs})
+    request = make_request({**options, "iterations": iterations, "jobs": jobs})
     _check_rounding(request)
     chosen = request.chosen_method()
     path = Path(out)
@@ -229,10 +231,10 @@ def _export_source(
     from slc.compiler.pipeline import lower
 
     if source.checkpoint is not None:
-        if request.method or request.calibrate or save_structured:
+        if request.method or request.calibrate or request.iterations or save_structured:
             raise RequestError(
                 f"{source.path.name} is a structured checkpoint already: leave out --method, "
-                "--calibrate and --save-structured, or start from the dense model"
+                "--calibrate, --iterations and --save-structured, or start from the dense model"
             )
         method = source.checkpoint.meta.method
     adapters = _adapters(source, request)
@@ -293,7 +295,7 @@ def _decompose(
     return decompose(
         source, path, method=method, density=density, rank=rank, statistics=statistics,
         grams=grams, value_type=_integers(method, request.values), group=request.group,
-        jobs=request.jobs, replace=replace,
+        iterations=request.iterations, jobs=request.jobs, replace=replace,
         progress=as_stage(progress, f"decomposing by {method}"),
     )  # fmt: skip
 

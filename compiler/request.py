@@ -35,6 +35,7 @@ class Request:
       provider: execution provider; None: the device's.
       method: "salr", "oats" or "hessian"; None: hessian when `calibrate` is given, else salr.
       calibrate: calibration text or inputs.
+      iterations: of hessian or oats; None: what each takes by itself (600, 40). Fewer are faster.
       adapters: PEFT LoRA folders as "PATH" or "PATH=NAME".
       adapter_slots: slots per Linear for adapters that are loaded at run time.
       jobs: matrices worked on at a time; None: one per core.
@@ -53,6 +54,7 @@ class Request:
     provider: str | None = None
     method: str | None = None
     calibrate: PathLike | None = None
+    iterations: int | None = None
     adapters: Sequence[str] = ()
     adapter_slots: int = 0
     jobs: int | None = None
@@ -70,6 +72,11 @@ class Request:
             raise RequestError(
                 f"--method {method} needs activation statistics: got no --calibrate FILE, wanted a "
                 "text file with a few hundred lines like those the model will see"
+            )
+        if method == "salr" and self.iterations is not None:
+            raise RequestError(
+                f"--iterations {self.iterations}: got --method salr, which has none, wanted "
+                "hessian or oats (with --calibrate FILE)"
             )
         if method == "salr" and self.calibrate:
             raise RequestError(
@@ -117,7 +124,7 @@ def make_request(options: dict[str, Any]) -> Request:
     if unknown:
         raise RequestError(f"unknown option {unknown[0]!r}: wanted one of {sorted(known)}")
     request = Request(**options)
-    for name, least in (("adapter_slots", 0), ("jobs", 1)):
+    for name, least in (("adapter_slots", 0), ("jobs", 1), ("iterations", 1)):
         value = getattr(request, name)
         if value is not None and (not isinstance(value, int) or value < least):
             option = name.replace("_", "-")

@@ -101,6 +101,9 @@ BAD_EXPORTS = {
     "int8 activations of f16": (["MODEL", "--accuracy-level", "4"], "--values i8 or i4"),
     "bad method": (["MODEL", "--method", "magic"], "magic"),
     "oats without text": (["MODEL", "--method", "oats"], "--calibrate"),
+    "hessian without text": (["MODEL", "--method", "hessian"], "--calibrate"),
+    "iterations of salr": (["MODEL", "--iterations", "9"], "--method"),
+    "no iterations": (["MODEL", "--iterations", "0"], "at least 1"),
     "no cuda yet": (["MODEL", "--provider", "cuda"], "cuda"),
     "no such adapter": (["MODEL", "--adapter", "lora"], "lora"),
     "bad slots": (["MODEL", "--adapter-slots", "-1"], "adapter-slots"),
@@ -108,7 +111,7 @@ BAD_EXPORTS = {
     "checkpoint inside the artifact": (["MODEL", "--save-structured", "out/m.slr"], "outside"),
     "calibration that is not used": (
         ["MODEL", "--method", "salr", "--calibrate", "text.txt"],
-        "oats",
+        "hessian",
     ),
     "no such calibration": (["MODEL", "--calibrate", "text.txt"], "text.txt"),
 }

@@ -22,15 +22,18 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def embedded(minilm: Path, tmp_path_factory: Any) -> dict[str, np.ndarray]:
-    """Held-out docstrings embedded by: the dense model, oats, salr and f16 at density 1."""
+    """Held-out docstrings embedded by the dense model and by what each method makes of it."""
     folder = tmp_path_factory.mktemp("minilm")
     calibration, held_out = split()
     text = folder / "calibration.txt"
     text.write_text("\n".join(calibration), encoding="utf-8")
+    half = {"density": 0.5, "rank": 32}
     settings = {
         "dense": {"values": "dense"},
-        "oats": {"density": 0.5, "rank": 32, "values": "f16", "calibrate": text},
-        "salr": {"density": 0.5, "rank": 32, "values": "f16"},
+        "oats": {**half, "values": "f16", "method": "oats", "calibrate": text},
+        "hessian": {**half, "values": "f16", "calibrate": text, "iterations": 60},
+        "hessian i4": {**half, "values": "i4", "calibrate": text, "iterations": 60},
+        "salr": {**half, "values": "f16"},
         "full": {"density": 1.0, "rank": 0, "values": "f16"},
     }
     vectors = {}
@@ -49,6 +52,9 @@ def test_minilm_agreement(embedded: dict[str, np.ndarray]) -> None:
 
     assert cosine("oats") >= 0.93
     assert cosine("salr") >= 0.83
+    # 0.974 measured after 60 of the 600 iterations (0.987); 0.937 is what oats reaches after 10.
+    assert cosine("hessian") >= 0.97
+    assert cosine("hessian") > cosine("hessian i4") >= 0.95
     assert cosine("full") >= 0.999
 
 

@@ -30,6 +30,7 @@ def command(
     provider: opt.Provider = None,
     method: opt.Method = None,
     calibrate: opt.Calibrate = None,
+    iterations: opt.Iterations = None,
     adapter: opt.Adapter = None,
     adapter_slots: opt.AdapterSlots = 0,
     save_structured: Annotated[
@@ -47,7 +48,7 @@ def command(
         path = export(
             model, out, device=device, mem=mem, density=density, rank=rank, values=values,
             group=group, accuracy_level=accuracy_level, gamma=gamma, context=context, batch=batch,
-            provider=provider, method=method, calibrate=calibrate,
+            provider=provider, method=method, calibrate=calibrate, iterations=iterations,
             adapters=tuple(adapter or ()), adapter_slots=adapter_slots,
             save_structured=save_structured, force=force, jobs=jobs, progress=progress,
         )  # fmt: skip

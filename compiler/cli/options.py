@@ -59,6 +59,13 @@ Calibrate = Annotated[
     Path | None,
     typer.Option(help="Calibration text (.txt, .jsonl) or inputs (.npz) for hessian or oats."),
 ]
+Iterations = Annotated[
+    int | None,
+    typer.Option(
+        help="Of hessian (600 where left out) or oats (40): fewer are faster and less exact.",
+        show_default=False,
+    ),
+]
 Adapter = Annotated[
     list[str] | None,
     typer.Option(help="A PEFT LoRA folder, PATH or PATH=NAME; may be given several times."),

@@ -20,6 +20,7 @@ def command(
     rank: Annotated[int, typer.Option(help="Ceiling: any lower rank is a slice.")] = 32,
     method: opt.Method = None,
     calibrate: opt.Calibrate = None,
+    iterations: opt.Iterations = None,
     values: Annotated[
         str, typer.Option(help="i8 or i4: round S for such blobs as it is made (hessian).")
     ] = "auto",
@@ -34,8 +35,8 @@ def command(
     with progress_bar() as progress:
         checkpoint = api.structure(
             model, out, density=density, rank=rank, method=method, calibrate=calibrate,
-            values=values, group=group, jobs=jobs,
-            force=force, progress=progress,
+            iterations=iterations, values=values, group=group, jobs=jobs, force=force,
+            progress=progress,
         )  # fmt: skip
     total = sum(checkpoint.entry(name).N * checkpoint.entry(name).K for name in checkpoint.names)
     kept = sum(checkpoint.entry(name).nnz for name in checkpoint.names)

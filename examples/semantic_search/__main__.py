@@ -39,7 +39,7 @@ def main(questions: list[str]) -> None:
         dense = Path(folder) / "minilm-dense"
         print("exporting all-MiniLM-L6-v2 at density 0.5, rank 32 ...", flush=True)
         start = time.perf_counter()
-        export(model, out, density=0.5, rank=32, values="f16", calibrate=text)
+        export(model, out, density=0.5, rank=32, values="f16", calibrate=text, iterations=100)
         print(f"  took {time.perf_counter() - start:.0f} s")
         export(model, dense, values="dense")
         report(model, out, dense, held_out, questions)

@@ -78,7 +78,8 @@ def build(model: Path, folder: Path, calibration: list[str]) -> dict[str, Path]:
         variants[f"dense int{bits} g{group}"] = path
     settings = {"density": 0.5, "rank": 32}
     variants["slc oats f16 .5 r32"] = (
-        export(model, folder / "oats", values="f16", calibrate=text, save_structured=checkpoint,
+        export(model, folder / "oats", values="f16", method="oats", calibrate=text,
+               save_structured=checkpoint,
                **settings) / "model.onnx"
     )  # fmt: skip
     for values in ("i8", "i4"):

