@@ -50,4 +50,6 @@ def prepare(method: Method, folder: Path, lr: float) -> tuple[Any, Salr | None, 
         model, density=method.density, rank=method.residual_rank,
         train_residual=method.train_residual,
     )  # fmt: skip
-    return model, salr, salr.parameter_groups(lr)
+    # A step of AdamW moves B·A by about its size times the rank: alike for residual and LoRA.
+    residual_lr = lr * method.lora_rank / max(1, method.residual_rank)
+    return model, salr, salr.parameter_groups(lr, residual_lr=residual_lr)

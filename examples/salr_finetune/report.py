@@ -29,10 +29,39 @@ def write_report(out: Path) -> str:
             f"| {row['title']} | {row['f1']:.1f} | {seeds} | {against} | {row['seconds']:.0f} |"
         )
     if "sizes" in results:
-        size = results["sizes"]
-        ratio = size["sparse"] / max(1, size["dense_f16"])
-        lines.append(f"\n{size}: S is {ratio:.4f} of dense f16")
+        lines += ["", *_size_lines(results["sizes"])]
+    if "theorem" in results:
+        lines += ["", *_theorem_lines(results["theorem"])]
     return "\n".join(lines)
+
+
+def _size_lines(sizes: dict[str, Any]) -> list[str]:
+    lines = ["| Linears | dense f16, bytes | S, bytes | S / dense |", "|---|---|---|---|"]
+    shapes = {f"{row['linears']} of {shape}": row for shape, row in sizes["shapes"].items()}
+    both = ("dense_f16", "sparse")
+    shapes["all"] = {key: sum(row[key] for row in sizes["shapes"].values()) for key in both}
+    for title, row in shapes.items():
+        dense, sparse = (row[key] for key in both)
+        lines.append(f"| {title} | {dense:,} | {sparse:,} | {sparse / dense:.4f} |")
+    dense, sparse = (shapes["all"][key] for key in both)
+    total = sparse + sizes["adapters"]
+    lines.append(f"| with adapters | {dense:,} | {total:,} | {total / dense:.4f} |")
+    return lines
+
+
+def _theorem_lines(rows: list[dict[str, Any]]) -> list[str]:
+    lines = ["| matrix | mask removes | the SVD leaves | bound |", "|---|---|---|---|"]
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        kinds.setdefault(row["name"].partition(".layer.")[2].partition(".")[2], []).append(row)
+    for kind, found in kinds.items():
+        masked, left = (_span([row[key] for row in found]) for key in ("masked", "left"))
+        lines.append(f"| {kind} × {len(found)} | {masked} | {left} | {found[0]['bound']:.4f} |")
+    return lines
+
+
+def _span(values: list[float]) -> str:
+    return f"{min(values):.4f} … {max(values):.4f}"
 
 
 def _results(out: Path) -> dict[str, Any]:
@@ -53,8 +82,9 @@ def _results(out: Path) -> dict[str, Any]:
     results["marks"] = int(sum(count[2] for count in rows[0]["counts"]))
     for row in rows:
         del row["counts"]
-    if (out / "sizes.json").is_file():
-        results["sizes"] = json.loads((out / "sizes.json").read_text(encoding="utf-8"))
+    for name in ("sizes", "theorem"):
+        if (out / f"{name}.json").is_file():
+            results[name] = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
     return results
 
 
