@@ -113,8 +113,12 @@ def _interval(row: dict[str, Any]) -> str:
 
 
 def svg(rows: list[dict[str, Any]]) -> str:
-    """Bars of F1, one for each method, a dot for each seed, and LoRA's F1 as a line."""
+    """Bars of F1, one for each method, a dot for each seed, and LoRA's F1 as a line.
+
+    Whiskers are the interval of the difference from LoRA, which is what the comparison rests on.
+    """
     height = 60 + _ROW * len(rows)
+    lora = next((row["f1"] for row in rows if row["name"] == "lora"), 0.0)
     right = max(10.0, max(max(row["f1_per_seed"]) for row in rows) * 1.1)
 
     def x(value: float) -> float:
@@ -127,6 +131,12 @@ def svg(rows: list[dict[str, Any]]) -> str:
             f'<rect x="{_LEFT}" y="{y}" width="{x(row["f1"]) - _LEFT:.1f}" height="22" '
             f'fill="{"#0072b2" if row["name"].startswith("salr") else "#9bb8cc"}"/>'
         )
+        if "against_lora" in row and row["name"] != "lora":
+            low, high = (x(lora + bound) for bound in row["against_lora"][1:])
+            parts.append(
+                f'<path d="M{low:.1f} {y + 11}H{high:.1f}M{low:.1f} {y + 6}v10M{high:.1f} {y + 6}'
+                f'v10" stroke="#222"/>'
+            )
         parts += [
             f'<circle cx="{x(value):.1f}" cy="{y + 11}" r="3" fill="#222"/>'
             for value in row["f1_per_seed"]
@@ -138,7 +148,14 @@ def svg(rows: list[dict[str, Any]]) -> str:
                 f'<line x1="{x(row["f1"]):.1f}" y1="20" x2="{x(row["f1"]):.1f}" '
                 f'y2="{height - 30}" stroke="#d55e00" stroke-dasharray="5 4"/>'
             )
-    parts.append(_text(_LEFT, height - 10, "F1 of the marks put back, %; dots: seeds", "start"))
+    parts.append(
+        _text(
+            _LEFT,
+            height - 10,
+            "F1 of the marks put back, %; dots: seeds; whiskers: 95 % of the difference from LoRA",
+            "start",
+        )
+    )
     body = "\n".join([f'<rect width="{_WIDTH}" height="{height}" fill="white"/>', *parts])
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" '
