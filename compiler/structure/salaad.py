@@ -52,7 +52,7 @@ class Salaad:
     def __init__(
         self, model: Any, *, include: Sequence[str] | None = None, exclude: Sequence[str] = (),
         stacks: Sequence[Sequence[str]] = (), target_rank: float = 0.15,
-        target_density: float = 0.05, every: int = 10, start: int = 0,
+        target_density: float = 0.05, every: int = 10, start: int = 0, until: int | None = None,
         rho: float | Mapping[BlockKind, float] | None = None, k_alpha: float = 0.2,
         k_beta: float = 0.2, derivative: float = 2.0, late_from: int | None = None,
         energy: float = ENERGY,
@@ -69,6 +69,9 @@ class Salaad:
           target_density: of S, 0 … 1; 0 learns no S.
           every: optimizer steps between two passes.
           start: the step of the first pass; before it the model trains as ever.
+          until: the step of the last pass; from there L, S and Y stay and X is drawn to them. For a
+            learning rate that decays to zero: an X that no longer moves can't answer Y, which then
+            grows until L + S is that X, whatever rank and density that takes. None: no end.
           rho: of every block, or by kind; None: `RHO`.
           k_alpha: gain of the rank's controller.
           k_beta: gain of the density's.
@@ -79,7 +82,7 @@ class Salaad:
         Raises:
           RequestError: a setting is out of range, or no weight can be split.
         """
-        _check_settings(target_rank, target_density, every, start, energy)
+        _check_settings(target_rank, target_density, every, start, until, energy)
         weights, self.refusals = find_weights(model, include, exclude)
         if not weights:
             raise RequestError(
@@ -96,7 +99,8 @@ class Salaad:
             )
             for group in stack(weights, stacks)
         ]
-        self.every, self._start, self._late_from = every, start, late_from
+        self.every, self._late_from = every, late_from
+        self._start, self._until = start, until
         self.settings: dict[str, float | int] = {
             "target_rank": target_rank, "target_density": target_density, "every": every,
             "k_alpha": k_alpha, "k_beta": k_beta, "derivative": derivative, "energy": energy,
@@ -136,8 +140,8 @@ class Salaad:
         if loss is not None:
             self.check_loss(loss)
         self.steps += 1
-        since = self.steps - self._start
-        self.updated = since >= 0 and since % self.every == 0
+        since, over = self.steps - self._start, self._until is not None and self.steps > self._until
+        self.updated = since >= 0 and since % self.every == 0 and not over
         if self.updated:
             self.update()
         self._seconds += time.perf_counter() - started
@@ -245,8 +249,9 @@ def _rho_by_kind(rho: float | Mapping[BlockKind, float] | None) -> dict[BlockKin
 
 
 def _check_settings(
-    target_rank: float, target_density: float, every: int, start: int, energy: float
-) -> None:
+    target_rank: float, target_density: float, every: int, start: int, until: int | None,
+    energy: float,
+) -> None:  # fmt: skip
     for name, value in (("target_rank", target_rank), ("target_density", target_density)):
         if not 0.0 <= value <= 1.0:
             raise RequestError(f"{name} is {value}: give a number from 0 to 1")
@@ -254,5 +259,7 @@ def _check_settings(
         raise RequestError("target_rank and target_density are both 0: that leaves no weight")
     if every < 1 or start < 0:
         raise RequestError(f"every is {every} and start {start}: give at least 1 and 0")
+    if until is not None and until < start:
+        raise RequestError(f"until is {until}: give a step from start, {start}, on")
     if not 0.0 < energy <= 1.0:
         raise RequestError(f"energy is {energy}: give a number above 0, at most 1")
