@@ -128,7 +128,7 @@ def _step(model: Any, optimizer: Any, structure: Any, run: Run, batch: Ids) -> f
 
 
 def perplexity(model: Any, sequences: Ids) -> float:
-    """The exp of the mean negative log-likelihood but for each sequence's first, in f32."""
+    """The exp of the mean negative log-likelihood; a sequence's first token has none. In f32."""
     import torch
 
     was_training = model.training
