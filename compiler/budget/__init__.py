@@ -78,7 +78,7 @@ def plan(source: Source, target: Target, options: BudgetOptions) -> Plan:
     """Chooses the encoding, density and rank of every Linear.
 
     By hand when density or rank are given, by `--mem` at one ratio for all otherwise, else at
-    density 0.5 and rank 32.
+    density 0.5 and rank 32, or at all that a checkpoint holds.
 
     Raises:
       RequestError: an option's value can't be.
@@ -160,9 +160,12 @@ class _Stage:
         elif asked.values == "auto":
             notes.append("--values auto: f16, the most exact that is offered")
         if options.mem_bytes is None and (options.density is None or options.rank is None):
+            missing = f"density {DEFAULT_DENSITY}, rank {DEFAULT_RANK}"
+            if self._source.checkpoint is not None:
+                missing = "all that the checkpoint holds"
             notes.append(
                 "neither --mem nor both of --density and --rank were given: what is missing is "
-                f"density {DEFAULT_DENSITY}, rank {DEFAULT_RANK}"
+                + missing
             )
         return (*notes, *self._beyond_the_checkpoint())
 
@@ -184,14 +187,20 @@ class _Stage:
         return notes
 
     def by_hand(self) -> list[Choice]:
-        """The density and the rank that were given, or their defaults."""
+        """The density and the rank that were given, or their defaults.
+
+        Those of a checkpoint are what it holds: whoever trained S and L chose their sizes there.
+        """
         options = self._options
+        density, rank = DEFAULT_DENSITY, DEFAULT_RANK
+        if self._source.checkpoint is not None:
+            density, rank = 1.0, max((c.rank for c in self._encoder.ceilings.values()), default=0)
         return choose_explicit(
             self._source.linears,
-            density=DEFAULT_DENSITY if options.density is None else options.density,
-            rank=DEFAULT_RANK if options.rank is None else int(options.rank),
+            density=density if options.density is None else options.density,
+            rank=rank if options.rank is None else int(options.rank),
             encoder=self._encoder,
-        )  # fmt: skip
+        )
 
     def by_budget(self) -> list[Choice]:
         """The largest common ratio whose predicted memory is within what is allowed.

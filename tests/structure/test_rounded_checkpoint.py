@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,17 @@ def test_export_stores_the_values_as_they_are(
         S = checkpoint.sparse_matrix(linear, round(density * checkpoint.entry(linear).linear.numel))
         # The same level times the same scale, in another order.
         np.testing.assert_allclose(bitmap.decode(blob), S, rtol=3e-7)
+
+
+def test_export_takes_all_that_a_checkpoint_holds(
+    checkpoint: StructuredCheckpoint, tmp_path: Path
+) -> None:
+    out = export(checkpoint.path, tmp_path / "out")
+    for name, blob in blobs(out).items():
+        entry = checkpoint.entry(name.removesuffix(".packed"))
+        assert bitmap.read_header(blob).nnz == entry.nnz
+    choices = json.loads((out / "manifest.json").read_text())["linears"]
+    assert {row["choice"]["rank"] for row in choices} == {4}
 
 
 def test_another_value_type_is_what_was_asked_for(
