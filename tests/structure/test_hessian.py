@@ -74,7 +74,7 @@ def test_any_shape_density_and_rank(N: int, K: int, density: float, rank: int) -
     W = np.random.default_rng(N * 41 + K).standard_normal((N, K), dtype=np.float32)
     H = gram(correlated(3 * K, K, seed=K))
     d = hessian.decompose_matrix(W.copy(), H, density=density, rank=rank, iterations=20)
-    assert d.index.size == len(np.unique(d.index)) == round(density * N * K)
+    assert d.index.size == len(np.unique(d.index)) == round(density * (N * K))
     assert len(d.A) == min(rank, N, K)
     assert all(np.isfinite(array).all() for array in (d.value, d.A, d.B))
     importance = np.abs(d.value) * d.scale[d.index % K]
