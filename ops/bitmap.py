@@ -18,7 +18,7 @@ import numpy.typing as npt
 from .blob_check import check
 from .blob_header import BlobError, Header, read_header, write_header
 from .blob_kinds import Blob, Encoding, Kind, Layout, ValueType, checked_kind
-from .blob_sections import blob_end, sections
+from .blob_sections import CODEBOOK_ENTRIES, blob_end, sections
 from .blob_size import DELTA_BELOW, blob_bytes, encoded_bytes
 from .blob_values import (
     Matrix,
@@ -152,7 +152,7 @@ class Grid:
         if not np.isfinite(self.scales).all() or (self.scales < 0).any():
             raise ValueError("grid.scales: wanted finite numbers of at least 0")
         entries = None if self.codebook is None else (self.codebook.dtype, self.codebook.shape)
-        wanted = (np.dtype(np.int8), (16,)) if kind.value_type == "i4" else None
+        wanted = (np.dtype(np.int8), (CODEBOOK_ENTRIES,)) if kind.value_type == "i4" else None
         if entries != wanted:
             raise ValueError(f"grid.codebook: got {entries}, wanted {wanted}")
         if kind.layout == "planes" and self.codebook is not None and self.codebook[0] != 0:

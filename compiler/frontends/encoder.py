@@ -240,7 +240,7 @@ def _wrap(model: Any, inputs: dict[str, Any]) -> tuple[torch.nn.Module, list[str
 
     body = getattr(model, model.base_model_prefix, model) if model.base_model_prefix else model
 
-    class Plain(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
+    class Plain(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.model = model
@@ -260,9 +260,8 @@ def _wrap(model: Any, inputs: dict[str, Any]) -> tuple[torch.nn.Module, list[str
     # The exporter asks forward() for its argument names, and loses track of plain **inputs.
     parameters = [inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD) for n in inputs]
     bound = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-    Plain.forward.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [bound, *parameters]
-    )
+    forward: Any = Plain.forward
+    forward.__signature__ = inspect.Signature([bound, *parameters])
     wrapped = Plain().eval()
     with torch.no_grad():
         names = list(wrapped(**inputs))

@@ -27,7 +27,8 @@ from slc.compiler.structure.records import (
     meta_from,
     refusals_from,
 )
-from slc.compiler.structure.stored_grid import CODEBOOK_ENTRIES, StoredGrid
+from slc.compiler.structure.stored_grid import StoredGrid
+from slc.ops.blob_sections import CODEBOOK_ENTRIES
 
 _BLOCK_ELEMS = 1 << 22
 _SAFETENSORS_TYPES = {"float32": "F32", "uint32": "U32", "uint64": "U64", "int8": "I8"}

@@ -17,6 +17,7 @@ from slc.compiler.errors import ModelError, RequestError
 from slc.compiler.frontends.source import Source
 from slc.compiler.linear import Linear
 from slc.compiler.progress import Progress
+from slc.compiler.request import METHODS
 from slc.compiler.structure import hessian, oats, salr
 from slc.compiler.structure.checkpoint import StructuredCheckpoint
 from slc.compiler.structure.decomposition import F32, Decomposition
@@ -25,7 +26,6 @@ from slc.compiler.structure.records import CheckpointMeta
 from slc.compiler.structure.stored_grid import IntegerType
 from slc.compiler.structure.writer import CheckpointWriter
 
-METHODS = ("salr", "oats", "hessian")
 SEED = 0
 MAGNITUDE_MAX = 1e15  # squares of weights up to here add up in f32 without overflow
 

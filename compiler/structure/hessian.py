@@ -22,16 +22,13 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import numpy.typing as npt
 
 from slc.compiler.structure.decomposition import F32, Decomposition, measured
 from slc.compiler.structure.metric import Metric
 from slc.compiler.structure.ordering import Index, global_count, global_order
-from slc.compiler.structure.rounding import Grid, round_by_descent
+from slc.compiler.structure.rounding import Grid, Mask, round_by_descent
 from slc.compiler.structure.stored_grid import IntegerType, fitted
 from slc.compiler.structure.svd import oversampled, random_start, subspace_pass
-
-Mask = npt.NDArray[np.bool_]
 
 # A slow ρ finds the better support. all-MiniLM-L6-v2, density 0.5, rank 32: summed layer loss as a
 # part of that of oats 0.33, 0.22 and 0.15 after 60, 120 and 600 iterations, the mean cosine of

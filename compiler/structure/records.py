@@ -80,12 +80,12 @@ class Entry:
         return self.linear.name
 
     @property
-    def N(self) -> int:  # noqa: N802
+    def N(self) -> int:
         """Rows of W."""
         return self.linear.N
 
     @property
-    def K(self) -> int:  # noqa: N802
+    def K(self) -> int:
         """Columns of W."""
         return self.linear.K
 

@@ -100,12 +100,12 @@ class Block:
         """What the weights are."""
         return self.weights[0].kind
 
-    def X(self) -> Tensor:  # noqa: N802
+    def X(self) -> Tensor:
         """The weights as f32 [N, K]; part of the graph of autograd."""
         parts = [weight.parameter.float() for weight in self.weights]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def L(self) -> Tensor:  # noqa: N802
+    def L(self) -> Tensor:
         """B·A, f32 [N, K]."""
         return self.B @ self.A
 

@@ -68,7 +68,10 @@ class SalaadCallback(TrainerCallback):
             return
         if "loss" in logs:
             self.salaad.check_loss(logs["loss"])
-        logs.update({f"salaad_{name}": value for name, value in self.salaad.summary().items()})
+        figures = {f"salaad_{name}": value for name, value in self.salaad.summary().items()}
+        logs.update(figures)
+        if state.log_history:  # the Trainer has put its copy there before it calls back
+            state.log_history[-1].update(figures)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Writes the state beside the Trainer's checkpoint."""

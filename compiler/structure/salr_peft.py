@@ -9,12 +9,12 @@
     optimizer = torch.optim.AdamW(salr.parameter_groups(lr=1e-3))
     …                                     any loop, or a transformers Trainer
     salr.save("out")                      out/model.slr and out/adapter
-    $ slc export out/model.slr --adapter out/adapter --density 1 --rank 512 -o artifact
+    $ slc export out/model.slr --adapter out/adapter -o artifact
 
 Everything between is PEFT's: two adapters are active at once, so its forward adds them up, and
 `model.save_pretrained` saves both for a run that is to go on later. At export they are
-concatenated along the rank: two GEMMs for all. Density 1 and a high rank ask for all that the
-checkpoint holds; less is a slice of it, and `--mem` finds the slice that fits.
+concatenated along the rank: two GEMMs for all. `--density`, `--rank` or `--mem` take a slice of the
+checkpoint; without them it is exported whole.
 """
 
 from __future__ import annotations

@@ -11,11 +11,9 @@ import numpy.typing as npt
 from slc.compiler.structure.decomposition import F32
 from slc.compiler.structure.rounding import Grid, Mask
 from slc.ops import codebook as codes
+from slc.ops.blob_kinds import LEVELS
 
 IntegerType = Literal["i8", "i4"]
-
-CODEBOOK_ENTRIES = 16
-LEVEL_MAX = {"i8": 127, "i4": 63}  # as ops/FORMAT.md has them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +35,7 @@ class StoredGrid:
     def rounding(self) -> Grid:
         """The same as a grid to round to."""
         if self.codebook is None:
-            levels = np.arange(-LEVEL_MAX["i8"], LEVEL_MAX["i8"] + 1)
+            levels = np.arange(-LEVELS["i8"], LEVELS["i8"] + 1)
         else:
             levels = np.unique(self.codebook)
         return Grid(self.scales, levels.astype(np.float32), self.group)
@@ -60,7 +58,7 @@ def fitted(S: F32, mask: Mask, weight: F32, value_type: IntegerType, group: int)
     groups = -(-K // group)
     padded = np.zeros((N, groups * group), np.float32)
     np.copyto(padded[:, :K], np.abs(S), where=mask)
-    scales = padded.reshape(N, groups, group).max(axis=2) / np.float32(LEVEL_MAX[value_type])
+    scales = padded.reshape(N, groups, group).max(axis=2) / np.float32(LEVELS[value_type])
     scales = _rounded_to_f16(scales)
     if value_type == "i8":
         return StoredGrid("i8", group, scales, None)

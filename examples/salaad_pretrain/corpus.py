@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +54,8 @@ def make_corpus(folder: Path, vocabulary: int, *, every: int = 1) -> Corpus:
     kept, tokens = folder / "tokenizer.json", folder / "ids.npz"
     if not tokens.exists():
         files = [f for f in standard_library_files() if not _SKIPPED & set(f.parts)][::every]
-        held_out = [f for f in files if zlib.crc32(f.name.encode()) % HELD_OUT_OF == 0]
-        train = [f for f in files if f not in set(held_out)]
+        held_out = files[::HELD_OUT_OF]
+        train = [file for i, file in enumerate(files) if i % HELD_OUT_OF]
         tokenizer = train_tokenizer(vocabulary, train)
         tokenizer.save(str(kept))
         np.savez(tokens, train=_ids(tokenizer, train), held_out=_ids(tokenizer, held_out))

@@ -12,9 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from examples.salaad_pretrain.corpus import LENGTH, Corpus, Ids
+from examples.salaad_pretrain.corpus import Corpus, Ids
 from examples.salaad_pretrain.model import Shape, make_model
 
 CURVE_SEQUENCES = 64  # held-out sequences of the curve; the final figure takes all that are asked
@@ -202,13 +200,3 @@ def _save(path: Path, model: Any, optimizer: Any, structure: Any, step: int) -> 
         unfinished.unlink()
     torch.save(state, unfinished)
     os.replace(unfinished, path)
-
-
-def tokens(run: Run) -> int:
-    """Tokens that a run trains on."""
-    return run.steps * run.batch * LENGTH
-
-
-def seconds_per_step(log: list[dict[str, Any]]) -> float:
-    """Median time of a step."""
-    return float(np.median([row["seconds"] for row in log if "seconds" in row]))

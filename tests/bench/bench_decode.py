@@ -26,10 +26,10 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from decode_engines import Engine, make  # noqa: E402
-from machine import describe  # noqa: E402
-from native_kernels import build  # noqa: E402
-from timing import SPIN_SECONDS, fastest_tenth  # noqa: E402
+from decode_engines import Engine, make
+from machine import describe
+from native_kernels import build
+from timing import SPIN_SECONDS, fastest_tenth
 
 PROMPT_TOKENS = 128
 NEW_TOKENS = 32

@@ -32,13 +32,13 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from kernel_level import floors, kernel_candidates  # noqa: E402
-from machine import describe, l3_bytes  # noqa: E402
-from native_kernels import NativeKernels, build  # noqa: E402
-from operators import Sessions, operator_candidates  # noqa: E402
-from plot import series_of, svg  # noqa: E402
-from tables import add_ratios, print_rows, print_scaling  # noqa: E402
-from timing import Candidate, ReadProbe, Timing, interleave, timing  # noqa: E402
+from kernel_level import floors, kernel_candidates
+from machine import describe, l3_bytes
+from native_kernels import NativeKernels, build
+from operators import Sessions, operator_candidates
+from plot import series_of, svg
+from tables import add_ratios, print_rows, print_scaling
+from timing import Candidate, ReadProbe, Timing, interleave, timing
 
 ISAS = ("generic", "avx2", "avx512", "neon", "dotprod")
 KERNEL_SECONDS_SHARE = 0.3

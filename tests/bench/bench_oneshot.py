@@ -106,6 +106,7 @@ METHODS: dict[str, Method] = {
     "GPTQ int4 g32": dense_method(4, 32, 0),
     "GPTQ + descent int4 g32": dense_method(4, 32, 4),
     "GPTQ + descent int4 g128": dense_method(4, 128, 4),
+    "GPTQ + descent int3 g32": dense_method(3, 32, 4),
     "GPTQ int3 g64": dense_method(3, 64, 0),
     "GPTQ + descent int3 g64": dense_method(3, 64, 4),
     "GPTQ + descent int3 g128": dense_method(3, 128, 4),

@@ -23,11 +23,11 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from arm_kernels import COMPILER, EMULATOR, Cases, build_arm, kernel_names, missing_tools  # noqa: E402
-from kernel_cases import STORED  # noqa: E402
-from ops_models import sparse  # noqa: E402
+from arm_kernels import COMPILER, EMULATOR, Cases, build_arm, kernel_names, missing_tools
+from kernel_cases import STORED
+from ops_models import sparse
 
-from slc.ops import bitmap  # noqa: E402
+from slc.ops import bitmap
 
 CPU = "cortex-a76"  # runs all kernels
 GEMM_ROWS = 12

@@ -26,7 +26,7 @@ def l3_bytes() -> int:
         text = Path("/sys/devices/system/cpu/cpu0/cache/index3/size").read_text()
     except OSError:
         return L3_BYTES_UNKNOWN
-    number, unit = re.fullmatch(r"(\d+)([KM]?)", text.strip()).groups()  # type: ignore[union-attr]
+    number, unit = re.fullmatch(r"(\d+)([KM]?)", text.strip()).groups()
     return int(number) << {"": 0, "K": 10, "M": 20}[unit]
 
 

@@ -62,13 +62,13 @@ def _ratio_cells(row: Timing) -> str:
 def print_scaling(documents: dict[int, dict[str, object]]) -> None:
     """The same candidates at several thread counts, each beside the first."""
     first, *others = documents
-    for at, shape in enumerate(documents[first]["shapes"]):  # type: ignore[arg-type]
+    for at, shape in enumerate(documents[first]["shapes"]):
         print(f"\nM N K density = {shape['shape']}: {SCALING_HEAD}, against {first} thread(s)")
         print(f"{'':34}{'tenth us':>11}" + "".join(f"{f'{t} threads':>16}" for t in others))
         for row in shape["operators"]:
             cells = [f"{row['name']:34}{row['fastest_tenth_us']:11.1f}"]
             for threads in others:
-                rows = documents[threads]["shapes"][at]["operators"]  # type: ignore[index]
+                rows = documents[threads]["shapes"][at]["operators"]
                 other = next((r for r in rows if r["name"] == row["name"]), None)
                 if other is not None:
                     tenth = row["fastest_tenth_us"] / other["fastest_tenth_us"]

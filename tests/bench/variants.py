@@ -44,7 +44,7 @@ class Variant:
 
     def encode(self, S: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         """S as a blob."""
-        return bitmap.encode(S, self.value_type, encoding=self.encoding, layout=self.layout)  # type: ignore[arg-type]
+        return bitmap.encode(S, self.value_type, encoding=self.encoding, layout=self.layout)
 
 
 OPERATORS = (

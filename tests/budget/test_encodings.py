@@ -83,10 +83,10 @@ def test_bytes_are_enough_and_exact_for_f16_and_i8_bitmaps(
     if pattern == "single words":  # one value in each mask word first, then two …
         order = np.lexsort((np.arange(N * K), np.arange(N * K) % K % 64))
     mask[order[: got.nnz]] = True
-    values: bitmap.ValueType = got.value_type  # type: ignore[assignment]
+    values: bitmap.ValueType = got.value_type
     exact = bitmap.blob_bytes(
         mask.reshape(N, K), values, got.group, encoding=got.encoding, layout=got.layout
-    )  # type: ignore[arg-type]
+    )
     bound = got.weight_bytes
     if got.encoding == "bitmap" and got.value_type != "i4":
         assert aligned(exact) == bound

@@ -136,7 +136,7 @@ def test_by_hand_is_held_against_mem_and_the_device(source: Source) -> None:
     ],
 )
 def test_a_wrong_option_is_named(source: Source, field: str, value: object, option: str) -> None:
-    options = dataclasses.replace(BudgetOptions(), **{field: value})  # type: ignore[arg-type]
+    options = dataclasses.replace(BudgetOptions(), **{field: value})
     with pytest.raises(RequestError, match=f"^{option}: got .*, wanted"):
         plan(source, TARGET, options)
 
@@ -166,7 +166,7 @@ def test_context_is_at_most_the_models(tmp_path: Path, source: Source) -> None:
 
 def test_more_batch_or_context_takes_more(source: Source) -> None:
     def total(**more: int) -> int:
-        asked = BudgetOptions(density=0.5, rank=8, **more)  # type: ignore[arg-type]
+        asked = BudgetOptions(density=0.5, rank=8, **more)
         return plan(source, TARGET, asked).memory.total_bytes
 
     assert total(context=64) < total(context=128) < total(context=128, batch=2)

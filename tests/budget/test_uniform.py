@@ -20,7 +20,7 @@ from slc.ops.bitmap import encoded_bytes
 
 
 def linear(N: int, K: int, i: int = 0, kind: str = "linear") -> Linear:
-    return Linear(f"l{i}", N, K, f"w{i}", False, (f"n{i}",), kind)  # type: ignore[arg-type]
+    return Linear(f"l{i}", N, K, f"w{i}", False, (f"n{i}",), kind)
 
 
 def total(choices: list) -> int:
@@ -41,11 +41,11 @@ def test_weights_never_exceed_what_is_allowed_and_use_it(
     shapes: list[tuple[int, int]], share: float, fixed: int, values: str
 ) -> None:
     linears = [linear(n, k, i) for i, (n, k) in enumerate(shapes)]
-    encoder = Encoder(Storage(values), ceilings(linears, 1.0, 64))  # type: ignore[arg-type]
+    encoder = Encoder(Storage(values), ceilings(linears, 1.0, 64))
     least = total([encoder.at(li, 0.0) for li in linears])
     most = total([encoder.at(li, 1.0) for li in linears])
     allowed = int(least + share * (most - least))
-    chosen = choose_uniform(linears, fixed + allowed, fixed, values=values)  # type: ignore[arg-type]
+    chosen = choose_uniform(linears, fixed + allowed, fixed, values=values)
     assert total(chosen) <= allowed
     if allowed >= most:
         assert total(chosen) == most
@@ -71,11 +71,11 @@ def test_at_least_99_percent_of_matrices_of_a_real_size_is_used(
     shapes: list[tuple[int, int]], share: float, values: str
 ) -> None:
     linears = [linear(n, k, i) for i, (n, k) in enumerate(shapes)]
-    encoder = Encoder(Storage(values), ceilings(linears, 1.0, 64))  # type: ignore[arg-type]
+    encoder = Encoder(Storage(values), ceilings(linears, 1.0, 64))
     least = total([encoder.at(li, 0.0) for li in linears])
     most = total([encoder.at(li, 1.0) for li in linears])
     allowed = int(least + share * (most - least))
-    chosen = choose_uniform(linears, allowed, 0, values=values)  # type: ignore[arg-type]
+    chosen = choose_uniform(linears, allowed, 0, values=values)
     # A row of values and the alignment of its blob may be left in every matrix.
     slack = max(2 * li.K + 4096 for li in linears)
     assert allowed - total(chosen) <= max(0.01 * allowed, slack)
@@ -84,7 +84,7 @@ def test_at_least_99_percent_of_matrices_of_a_real_size_is_used(
 @pytest.mark.parametrize("values", ["f16", "i8"])
 def test_no_pair_of_density_and_rank_at_one_ratio_beats_the_bisection(values: str) -> None:
     linears = [linear(40, 64, 0), linear(33, 100, 1)]
-    encoder = Encoder(Storage(values), ceilings(linears, 1.0, 16))  # type: ignore[arg-type]
+    encoder = Encoder(Storage(values), ceilings(linears, 1.0, 16))
     for allowed in range(3000, 16000, 997):
         least = total([encoder.at(li, 0.0) for li in linears])
         if least > allowed:
@@ -162,7 +162,7 @@ def test_head_is_a_full_bitmap_or_onnxruntimes_8_bits() -> None:
 @pytest.mark.parametrize(("values", "level"), [("f16", 1), ("i8", 4), ("i8", 1), ("i4", 4)])
 def test_head_is_i8_at_the_level_of_all(values: str, level: int) -> None:
     head = linear(500, 64, 0, "lm_head")
-    storage = Storage(values, layout="planes", accuracy_level=level)  # type: ignore[arg-type]
+    storage = Storage(values, layout="planes", accuracy_level=level)
     choice = Encoder(storage, ceilings([head], 1.0, 8)).choice(head, 0, 0)
     assert (choice.value_type, choice.density, choice.accuracy_level) == ("i8", 1.0, level)
     assert (choice.encoding, choice.layout) == ("bitmap", "rows")

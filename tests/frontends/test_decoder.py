@@ -21,7 +21,7 @@ def logits(source: Source, ids: np.ndarray) -> np.ndarray:
     session = ort.InferenceSession(
         source.workdir / "model.onnx", providers=["CPUExecutionProvider"]
     )
-    head_size = source.genai_config["model"]["decoder"]["head_size"]  # type: ignore[index]
+    head_size = source.genai_config["model"]["decoder"]["head_size"]
     feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     for value in session.get_inputs():
         if value.name.startswith("past"):

@@ -78,7 +78,7 @@ def test_derived_properties() -> None:
     assert PLAIN.usable_bytes == 900
     assert PLAIN.platform_tag == "linux-x86_64"
     with pytest.raises(dataclasses.FrozenInstanceError):
-        PLAIN.cores = 3  # type: ignore[misc]
+        PLAIN.cores = 3
 
 
 @pytest.mark.parametrize(
