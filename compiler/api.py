@@ -127,7 +127,7 @@ def structure(
     """Makes the structured checkpoint `out` (NAME.slr): the slow, once-only half of an export.
 
     Args:
-      model: as for `export`.
+      model: a Hugging Face folder or an .onnx file.
       out: the .slr folder to make.
       density: ceiling of S's density; any lower one is a prefix.
       rank: ceiling of the residual adapter's rank; any lower one is a prefix.
@@ -156,6 +156,11 @@ def structure(
         raise RequestError(f"{out} is the model itself; choose another name for the checkpoint")
     with tempfile.TemporaryDirectory(prefix="slc-structure-") as work:
         source = load(Path(model), workdir=Path(work), progress=progress)
+        if source.checkpoint is not None:
+            raise RequestError(
+                f"{source.path.name} is a structured checkpoint already: slc export takes it, and "
+                "any slice of it, as it is; to decompose otherwise start from the dense model"
+            )
         return _decompose(source, path, chosen, density, rank, request, progress, replace=force)
 
 
@@ -307,8 +312,8 @@ def _check_rounding(request: Request) -> None:
     method = request.chosen_method()
     if request.values in ("i8", "i4") and method != "hessian":
         raise RequestError(
-            f"--values {request.values}: got --method {method}, wanted hessian (with --calibrate "
-            "FILE); the others round when they are exported, so leave --values to slc export"
+            f"--values {request.values}: got the method {method}, wanted hessian, the default with "
+            "--calibrate FILE; the others are rounded by slc export, so give --values there"
         )
     if request.group < 64 or request.group % 64:
         raise RequestError(f"--group: got {request.group}, wanted a positive multiple of 64")

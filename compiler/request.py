@@ -75,8 +75,8 @@ class Request:
             )
         if method == "salr" and self.iterations is not None:
             raise RequestError(
-                f"--iterations {self.iterations}: got --method salr, which has none, wanted "
-                "hessian or oats (with --calibrate FILE)"
+                f"--iterations {self.iterations}: got the method salr, which has none, wanted "
+                "hessian, the default with --calibrate FILE, or oats"
             )
         if method == "salr" and self.calibrate:
             raise RequestError(

@@ -102,7 +102,9 @@ BAD_EXPORTS = {
     "bad method": (["MODEL", "--method", "magic"], "magic"),
     "oats without text": (["MODEL", "--method", "oats"], "--calibrate"),
     "hessian without text": (["MODEL", "--method", "hessian"], "--calibrate"),
-    "iterations of salr": (["MODEL", "--iterations", "9"], "--method"),
+    "iterations of salr": (["MODEL", "--iterations", "9"], "--calibrate"),
+    "gamma without a budget": (["MODEL", "--gamma", "0.5"], "--mem"),
+    "gamma beyond 1": (["MODEL", "--gamma", "2", "--mem", "1GB"], "0 to 1"),
     "no iterations": (["MODEL", "--iterations", "0"], "at least 1"),
     "no cuda yet": (["MODEL", "--provider", "cuda"], "cuda"),
     "no such adapter": (["MODEL", "--adapter", "lora"], "lora"),
@@ -166,6 +168,9 @@ def test_force_keeps_a_checkpoint_until_the_new_one_is_whole(model: Path, tmp_pa
     before = (checkpoint / "slr.json").read_bytes()
     check_refused(slc("structure", "nowhere", "-o", checkpoint, "--force"), "nowhere")
     check_refused(slc("structure", checkpoint, "-o", checkpoint, "--force"), "the model itself")
+    other = checkpoint.with_name("again.slr")
+    check_refused(slc("structure", checkpoint, "-o", other), "structured checkpoint already")
+    assert not list(other.parent.glob("again.slr*"))
     assert (checkpoint / "slr.json").read_bytes() == before
     done = slc("structure", model, "-o", checkpoint, "--rank", 2, "--force")
     assert done.returncode == 0, done.stderr

@@ -86,7 +86,14 @@ def check_options(options: BudgetOptions) -> None:
             "i4: int8 activations need integer weights"
         )
     if options.gamma is not None and not 0.0 <= options.gamma <= 1.0:
-        raise RequestError(f"gamma: got {options.gamma}, wanted a number from 0 to 1")
+        raise RequestError(f"--gamma: got {options.gamma}, wanted a number from 0 to 1")
+    by_hand = options.density is not None or options.rank is not None
+    if options.gamma is not None and (options.mem_bytes is None or by_hand):
+        beside = "--density or --rank" if by_hand else "no --mem"
+        raise RequestError(
+            f"--gamma: got {options.gamma} with {beside}, "
+            "wanted --mem alone: it divides what a budget takes away between S and the adapters"
+        )
     if options.head not in ("bitmap", "int8"):
         raise RequestError(f"head: got {options.head!r}, wanted 'bitmap' or 'int8'")
 

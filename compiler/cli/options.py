@@ -14,6 +14,9 @@ Model = Annotated[
         show_default=False,
     ),
 ]
+DenseModel = Annotated[
+    Path, typer.Argument(help="A Hugging Face folder or an .onnx file.", show_default=False)
+]
 Device = Annotated[
     str, typer.Option(help="A name that `slc devices` lists, or a TOML file of your own.")
 ]

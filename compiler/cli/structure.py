@@ -12,7 +12,7 @@ from slc.compiler.cli.console import emit, people, progress_bar
 
 
 def command(
-    model: opt.Model,
+    model: opt.DenseModel,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The .slr folder to make.", show_default=False)
     ],
