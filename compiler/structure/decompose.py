@@ -82,7 +82,7 @@ def decompose(
       ModelError: a weight is not finite, or its statistics are missing.
     """
     _check_request(method, density, rank, iterations)
-    if (method == "oats" and statistics is None) or (method == "hessian" and grams is None):
+    if {"oats": statistics, "hessian": grams}.get(method, ()) is None:
         raise RequestError(f"method {method!r} needs activation statistics: give calibration text")
     linears = [linear for linear in source.linears if linear.kind == "linear"]
     settings = _settings(method, density, rank, iterations)
@@ -97,9 +97,9 @@ def decompose(
         read = partial(weight_array, source)
     with CheckpointWriter(path, meta, source, replace=replace) as writer:
         done = 0
-        for some in _in_turns(linears) if method == "hessian" else [linears]:
-            wanted = statistics if grams is None or method != "hessian" else grams(some)
-            work = partial(_structure, read=read, writer=writer, statistics=wanted)
+        for some in _in_turns(linears) if grams is not None else [linears]:
+            given = statistics if grams is None else grams(some)
+            work = partial(_structure, read=read, writer=writer, statistics=given)
             _run(work, some, jobs, progress, done, len(linears))
             done += len(some)
         return writer.finish()
@@ -128,7 +128,8 @@ def _in_turns(linears: list[Linear]) -> Iterator[list[Linear]]:
             some, held = [], 0
         some.append(linear)
         held += size
-    yield some
+    if some:
+        yield some
 
 
 def _run(

@@ -72,8 +72,8 @@ def fitted(S: F32, mask: Mask, weight: F32, value_type: IntegerType, group: int)
 
 def _rounded_to_f16(scales: F32) -> F32:
     """Each as an f16 number times the power of two that the blob's header will have."""
-    largest = float(scales.max(initial=0))
-    if largest == 0:
-        return scales
-    exponent = int(np.frexp(largest)[1]) - 15
-    return np.ldexp(np.ldexp(scales, -exponent).astype(np.float16).astype(np.float32), exponent)
+    for _ in range(2):  # rounding may take the largest to the next power of two, once
+        exponent = int(np.frexp(scales.max(initial=0))[1]) - 15
+        steps = np.ldexp(scales, -exponent).astype(np.float16)
+        scales = np.ldexp(steps.astype(np.float32), exponent)
+    return scales
