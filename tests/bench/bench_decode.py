@@ -1,11 +1,13 @@
 """A 409 M-parameter Llama end to end: export time, bytes, session memory, decode and prefill speed.
 
     python tests/bench/bench_decode.py [--values i4,i8,f16] [--folder DIR] [--json FILE]
+    python tests/bench/bench_decode.py --engine NAME=FOLDER … [--rounds N] [--json FILE]
 
 The model has random weights (hidden 960, 32 layers, 15 heads, 5 kv heads, vocabulary 49152).
 Beside the slc artifacts run what onnxruntime-genai's builder makes of the same folder in fp32 and
-int4 and, where llama_cpp and gguf are installed, llama.cpp's F16, Q8_0 and Q4_0. Each engine has a
-process of its own; they generate in turns, and the others sleep meanwhile.
+int4 and, where llama_cpp and gguf are installed, llama.cpp's F16, Q8_0 and Q4_0. With --engine,
+folders of onnxruntime-genai that are there already are compared instead, of any one vocabulary.
+Each engine has a process of its own; they generate in turns, and the others sleep meanwhile.
 """
 
 from __future__ import annotations
@@ -49,8 +51,12 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=SHAPE["layers"], help="fewer for a trial")
     parser.add_argument("--vocabulary", type=int, default=SHAPE["vocabulary"])
     parser.add_argument("--folder", type=Path, help="keep the models here")
+    parser.add_argument("--engine", action="append", metavar="NAME=FOLDER", default=[])
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    if arguments.engine:
+        compare(arguments.engine, arguments.rounds, arguments.json)
+        return
     with tempfile.TemporaryDirectory() as temporary:
         folder = (arguments.folder or Path(temporary)).resolve()
         build(folder / "build", "slc_ops")
@@ -69,6 +75,19 @@ def main() -> None:
             "engines": {e.name: _row(e) for e in engines},
         }
         arguments.json.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def compare(named: list[str], rounds: int, path: Path | None) -> None:
+    """Measures folders that are there already."""
+    pairs = [text.partition("=") for text in named]
+    engines = [Engine(name, "genai", Path(folder).resolve()) for name, _, folder in pairs]
+    config = json.loads((engines[0].path / "genai_config.json").read_text(encoding="utf-8"))
+    measure(engines, rounds, config["model"]["vocab_size"])
+    print_table(engines)
+    if path is not None:
+        rows = {engine.name: _row(engine) for engine in engines}
+        document = {"machine": describe(threads="as each runtime chooses"), "engines": rows}
+        path.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def measure(engines: list[Engine], rounds: int, vocabulary: int) -> None:

@@ -134,14 +134,21 @@ def test_effective_rank(sigma: list[float], energy: float, rank: int) -> None:
 
 def test_controller_closed_form() -> None:
     control = Controller(target=0.25, gain=0.5, derivative=2.0)
-    control.update(1.0, 0.5, late=False)
-    assert control.weight == 0.5 * 0.5 * 0.75
-    control.update(0.5, 0.5, late=False)
-    assert control.weight == 0.5 * 0.5 * (0.75 + 0.25)
-    control.update(0.375, 0.5, late=True)  # e = 0.125, e before = 0.25
-    assert control.weight == 0.5 * 0.5 * (1.0 + 0.125 + 2.0 * (0.125 - 0.25))
-    control.update(-100.0, 0.5, late=True)
+    control.update(1.0, 0.5, late=False)  # 3 times the target above it: counts as 1
+    assert control.weight == 0.5 * 0.5 * 1.0
+    control.update(0.375, 0.5, late=False)  # e = 0.5
+    assert control.weight == 0.5 * 0.5 * (1.0 + 0.5)
+    control.update(0.3125, 0.5, late=True)  # e = 0.25
+    assert control.weight == 0.5 * 0.5 * (1.5 + 0.25 + 2.0 * (0.25 - 0.5))
+    control.update(0.0, 0.5, late=True)  # e = -1
     assert control.weight == 0.0
+
+
+def test_controller_comes_down_as_fast_as_it_went_up() -> None:
+    control = Controller(target=0.125, gain=0.5, derivative=0.0)
+    for measured, weight in [(1.0, 0.5), (1.0, 1.0), (0.0, 0.5), (0.0, 0.0)]:
+        control.update(measured, 1.0, late=False)
+        assert control.weight == weight
 
 
 def test_units_are_root_mean_squares() -> None:
