@@ -12,8 +12,9 @@
 X is what the optimizer trains: any optimizer, with ρ/2·‖X − L − S + Y/ρ‖² on top of the loss, or
 with that penalty's gradient added by `add_gradient`, which is the same and needs no graph (call
 it after any clipping of the loss's gradient). Every `every` steps one ADMM pass renews L, S and Y
-(`salaad_block`), and a controller moves α and β (`salaad_controller`). `salaad_callback` does all
-of it in a transformers Trainer; `salaad_export` writes the result as a structured checkpoint.
+(`salaad_block`), and a controller moves α and β (`salaad_controller`). From step `refit_from` rank
+and support are held, and the optimizer trains L + S itself (`salaad_refit`). `salaad_callback` does
+all of it in a transformers Trainer; `salaad_export` writes the result as a structured checkpoint.
 """
 
 from __future__ import annotations
@@ -32,9 +33,11 @@ from slc.compiler.structure.salaad_blocks import BlockKind, Weight, find_weights
 from slc.compiler.structure.salaad_controller import Controller
 from slc.compiler.structure.salaad_prox import Tensor
 
-# For a few thousand steps of a small model; the paper's 1e-6, 3e-7 and 6e-8 fit models and runs
-# hundreds of times as long, whose gradients are as much smaller.
-RHO: dict[BlockKind, float] = {"linear": 5e-3, "embedding": 5e-3, "lm_head": 5e-3}
+# For a few thousand steps of a small model: α and β, which rise by ρ·k in their units every pass,
+# are the pull on X, and Adam turns a pull that is steady into a drag, however small beside the
+# gradient's noise. The paper's 1e-6, 3e-7 and 6e-8 fit runs with hundreds of times as many passes.
+RHO: dict[BlockKind, float] = {"linear": 2e-4, "embedding": 2e-4, "lm_head": 2e-4}
+GAIN = 0.01  # k, of rank and density
 ENERGY = 0.999  # of Σσ², that the effective rank holds
 
 
@@ -52,10 +55,10 @@ class Salaad:
     def __init__(
         self, model: Any, *, include: Sequence[str] | None = None, exclude: Sequence[str] = (),
         stacks: Sequence[Sequence[str]] = (), target_rank: float = 0.15,
-        target_density: float = 0.05, every: int = 10, start: int = 0, until: int | None = None,
-        rho: float | Mapping[BlockKind, float] | None = None, k_alpha: float = 0.2,
-        k_beta: float = 0.2, derivative: float = 2.0, late_from: int | None = None,
-        energy: float = ENERGY,
+        target_density: float = 0.05, every: int = 10, start: int = 0,
+        refit_from: int | None = None, rho: float | Mapping[BlockKind, float] | None = None,
+        k_alpha: float = GAIN, k_beta: float = GAIN, derivative: float = 2.0,
+        late_from: int | None = None, energy: float = ENERGY,
     ) -> None:  # fmt: skip
         """Finds the weights; nothing of the model is changed.
 
@@ -69,9 +72,10 @@ class Salaad:
           target_density: of S, 0 … 1; 0 learns no S.
           every: optimizer steps between two passes.
           start: the step of the first pass; before it the model trains as ever.
-          until: the step of the last pass; from there L, S and Y stay and X is drawn to them. For a
-            learning rate that decays to zero: an X that no longer moves can't answer Y, which then
-            grows until L + S is that X, whatever rank and density that takes. None: no end.
+          refit_from: the step from which rank and support are held at their targets and X = L + S.
+            For a learning rate that decays to zero, where it matters most: an X that no longer
+            moves can't answer Y, which then grows until L + S is that X, whatever rank and density
+            that takes. None: never.
           rho: of every block, or by kind; None: `RHO`.
           k_alpha: gain of the rank's controller.
           k_beta: gain of the density's.
@@ -82,7 +86,7 @@ class Salaad:
         Raises:
           RequestError: a setting is out of range, or no weight can be split.
         """
-        _check_settings(target_rank, target_density, every, start, until, energy)
+        _check_settings(target_rank, target_density, every, start, refit_from, energy)
         weights, self.refusals = find_weights(model, include, exclude)
         if not weights:
             raise RequestError(
@@ -100,7 +104,7 @@ class Salaad:
             for group in stack(weights, stacks)
         ]
         self.every, self._late_from = every, late_from
-        self._start, self._until = start, until
+        self._start, self._refit_from = start, refit_from
         self.settings: dict[str, float | int] = {
             "target_rank": target_rank, "target_density": target_density, "every": every,
             "k_alpha": k_alpha, "k_beta": k_beta, "derivative": derivative, "energy": energy,
@@ -110,7 +114,10 @@ class Salaad:
         self._seconds = 0.0
 
     def penalty(self) -> Tensor:
-        """Σ ρ/2·‖X − L − S + Y/ρ‖² over the blocks: a scalar under autograd, 0 before a pass."""
+        """Σ ρ/2·‖X − L − S + Y/ρ‖² over the blocks: a scalar under autograd.
+
+        0 before the first pass and after the last: while L and S are refitted.
+        """
         found = [p for p in (block.penalty() for block in self.blocks) if p is not None]
         device = self.blocks[0].S.device
         return torch.stack(found).sum() if found else torch.zeros((), device=device)
@@ -133,16 +140,18 @@ class Salaad:
           Whether there was a pass.
 
         Raises:
-          ModelError: the loss or a weight is not finite; S, L and Y are then as they were, and a
-            saved state is what to go on from.
+          ModelError: the loss or a weight is not finite; go on from a saved state. S, L and Y are
+            then as they were, but for a refit, where a weight is looked at every `every` steps.
         """
         started = time.perf_counter()
         if loss is not None:
             self.check_loss(loss)
         self.steps += 1
-        since, over = self.steps - self._start, self._until is not None and self.steps > self._until
-        self.updated = since >= 0 and since % self.every == 0 and not over
-        if self.updated:
+        since = self.steps - self._start
+        self.updated = since >= 0 and since % self.every == 0
+        if self._refit_from is not None and self.steps >= self._refit_from:
+            self._follow()
+        elif self.updated:
             self.update()
         self._seconds += time.perf_counter() - started
         return self.updated
@@ -168,6 +177,19 @@ class Salaad:
         for block in self.blocks:
             block.update(late=late)
         self.passes += 1
+
+    def _follow(self) -> None:
+        """A step of the refit; its first sets it up."""
+        first = self.steps == self._refit_from
+        if first or self.updated:
+            for block in self.blocks:
+                block.check_finite()
+        for block in self.blocks:
+            if first:
+                block.start_refit()
+            else:
+                block.follow(retract=self.updated)
+        self.updated = self.updated or first
 
     @contextlib.contextmanager
     def surrogate(self) -> Iterator[None]:
@@ -249,7 +271,7 @@ def _rho_by_kind(rho: float | Mapping[BlockKind, float] | None) -> dict[BlockKin
 
 
 def _check_settings(
-    target_rank: float, target_density: float, every: int, start: int, until: int | None,
+    target_rank: float, target_density: float, every: int, start: int, refit_from: int | None,
     energy: float,
 ) -> None:  # fmt: skip
     for name, value in (("target_rank", target_rank), ("target_density", target_density)):
@@ -259,7 +281,7 @@ def _check_settings(
         raise RequestError("target_rank and target_density are both 0: that leaves no weight")
     if every < 1 or start < 0:
         raise RequestError(f"every is {every} and start {start}: give at least 1 and 0")
-    if until is not None and until < start:
-        raise RequestError(f"until is {until}: give a step from start, {start}, on")
+    if refit_from is not None and refit_from < max(1, start):
+        raise RequestError(f"refit_from is {refit_from}: give a step from start, {start}, on")
     if not 0.0 < energy <= 1.0:
         raise RequestError(f"energy is {energy}: give a number above 0, at most 1")

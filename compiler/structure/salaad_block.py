@@ -5,7 +5,8 @@
     Y ← Y + ρ·(X − L − S)
 
 and between two passes X moves with the gradient of ρ/2·‖X − L − S + Y/ρ‖², which is ρ·X + C with
-C = Y − ρ·(L + S) constant: two additions per step.
+C = Y − ρ·(L + S) constant: two additions per step. Once S and L are refitted (`salaad_refit`), X is
+L + S and there is no pull.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from slc.compiler.structure.salaad_prox import (
     effective_rank,
     soft_threshold,
 )
+from slc.compiler.structure.salaad_refit import Refit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +90,7 @@ class Block:
         self.A = torch.zeros(0, self.K, **empty)
         self._svt = SubspaceSvt()
         self._pull: Tensor | None = None  # C; None before the first pass
+        self._refit: Refit | None = None
         self.figures: BlockFigures | None = None
 
     @property
@@ -105,9 +108,19 @@ class Block:
         parts = [weight.parameter.float() for weight in self.weights]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
+    def factors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """B f32 [N, r] and A f32 [r, K] of L, and S f32 [N, K], as they are now."""
+        return (self.B, self.A, self.S) if self._refit is None else self._refit.factors()
+
+    def surrogate(self) -> Tensor:
+        """L + S, f32 [N, K]."""
+        B, A, S = self.factors()
+        return B @ A + S
+
     def L(self) -> Tensor:
         """B·A, f32 [N, K]."""
-        return self.B @ self.A
+        B, A, _ = self.factors()
+        return B @ A
 
     def penalty(self) -> Tensor | None:
         """ρ/2·‖X − L − S + Y/ρ‖² under autograd; None before the first pass."""
@@ -150,7 +163,7 @@ class Block:
         norm = float(X.norm())
         V = X + self.Y / self.rho
         rank = self._update_low_rank(V)
-        L = self.L()
+        L = self.B @ self.A
         self._update_sparse(V - L)
         gap = X - L - self.S
         self.Y.add_(gap, alpha=self.rho)
@@ -185,9 +198,57 @@ class Block:
             step = self.rho * entry_unit(norm, N, K)
             self.density.update(nnz / (N * K), step, late=late)
 
+    def start_refit(self) -> None:
+        """From here on X = L + S, with the target's rank and density, and no pull."""
+        with torch.no_grad():
+            X = self.X()
+            passed = self.figures is not None
+            Z = self.surrogate() if passed else X  # averaged over passes, L + S has less noise
+            rank = round(self.rank.target * min(self.N, self.K))
+            nnz = round(self.density.target * self.N * self.K)
+            self._refit, self._pull = Refit(Z, self.S, rank, nnz), None
+            self.B, self.A = X.new_zeros(self.N, 0), X.new_zeros(0, self.K)  # the Refit has them
+            self.S = self.Y = X.new_zeros(0, 0)
+            self._retract()
+
+    def follow(self, *, retract: bool) -> None:
+        """Takes the part of an optimizer step that keeps rank and support.
+
+        Args:
+          retract: whether L goes back to its rank, and figures are renewed.
+        """
+        assert self._refit is not None
+        with torch.no_grad():
+            self._refit.move(self.X() - self._placed())
+            if retract:
+                self._retract()
+            else:
+                self._place()
+
+    def _retract(self) -> None:
+        assert self._refit is not None
+        sigma, residual = self._refit.retract()
+        self._place()
+        nnz = int(torch.count_nonzero(self._refit.support))
+        self.figures = BlockFigures(
+            self.name, self.N, self.K, effective_rank(sigma, self._energy), nnz,
+            self.rank.weight, self.density.weight, residual, False,
+        )  # fmt: skip
+
+    def _place(self) -> None:
+        """L + S into the parameters."""
+        assert self._refit is not None
+        for weight, values in zip(self.weights, self._rows(self._refit.X), strict=True):
+            weight.parameter.detach().copy_(values)
+
+    def _placed(self) -> Tensor:
+        """What the parameters held before the optimizer's step: L + S in their own type."""
+        assert self._refit is not None
+        return self._refit.X.to(self.weights[0].parameter.dtype).float()
+
     def exchange(self, other: Sequence[Tensor] | None) -> list[Tensor]:
         """Puts L + S (or `other`, by parameter) into the parameters; what was there before."""
-        new = self._rows(self.L() + self.S) if other is None else other
+        new = self._rows(self.surrogate()) if other is None else other
         before = [weight.parameter.detach().clone() for weight in self.weights]
         for weight, values in zip(self.weights, new, strict=True):
             weight.parameter.detach().copy_(values)
@@ -212,6 +273,7 @@ class Block:
             "alpha": self.rank.weight, "beta": self.density.weight,
             "rank_error": self.rank.error, "density_error": self.density.error,
             "figures": None if self.figures is None else dataclasses.asdict(self.figures),
+            "refit": None if self._refit is None else self._refit.state_dict(),
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -220,12 +282,15 @@ class Block:
         Raises:
           ModelError: the state is of a matrix of another shape.
         """
-        if state["S"].shape != self.S.shape:
+        refit = state["refit"]
+        shape = list((state["S"] if refit is None else refit["S"]).shape)
+        if shape != [self.N, self.K]:
             raise ModelError(
-                f"the saved state of {self.name!r} is {list(state['S'].shape)} where the weight "
-                f"is {list(self.S.shape)}: it is another model's"
+                f"the saved state of {self.name!r} is {shape} where the weight "
+                f"is {[self.N, self.K]}: it is another model's"
             )
         device = self.S.device
+        self._refit = None if refit is None else Refit.of(refit, device)
         for field in ("S", "Y", "B", "A"):
             setattr(self, field, state[field].to(device, copy=True))
         self._svt.V = None if state["V"] is None else state["V"].to(device, copy=True)
@@ -233,5 +298,5 @@ class Block:
         self.density.weight, self.density.error = state["beta"], state["density_error"]
         figures = state["figures"]
         self.figures = None if figures is None else BlockFigures(**figures)
-        if figures is not None:
-            self._pull = self.Y - self.rho * (self.L() + self.S)
+        pulled = figures is not None and refit is None
+        self._pull = self.Y - self.rho * self.surrogate() if pulled else None

@@ -19,11 +19,9 @@ def trained_parts(salaad: Salaad) -> dict[str, TrainedPart]:
     """S and L of every parameter, by its name; stacked siblings share one A."""
     parts = {}
     for block in salaad.blocks:
-        A = block.A.cpu().numpy()
+        B, A, S = (tensor.cpu().numpy() for tensor in block.factors())
         for weight, start, stop in block.rows():
-            S = block.S[start:stop].cpu().numpy()
-            B = np.ascontiguousarray(block.B[start:stop].cpu().numpy())
-            parts[weight.name] = TrainedPart(S, B, A)
+            parts[weight.name] = TrainedPart(S[start:stop], np.ascontiguousarray(B[start:stop]), A)
     return parts
 
 

@@ -44,7 +44,7 @@ class Plan:
     Attributes:
       run: of both trainings.
       shape: of the model.
-      until: part of the steps after which SALAAD's L and S stay as they are.
+      refit_from: part of the steps after which SALAAD holds rank and support.
       every_file: the corpus takes one file in so many.
       held_out: sequences of the final perplexities.
       budgets: of the spectrum.
@@ -53,7 +53,7 @@ class Plan:
 
     run: Run
     shape: Shape = dataclasses.field(default_factory=Shape)
-    until: float = 0.9
+    refit_from: float = 0.6
     every_file: int = 1
     held_out: int = 10_000
     budgets: int = 16
@@ -115,10 +115,15 @@ def compare(out: Path, plan: Plan) -> str:
 
 
 def structure(model: Any, plan: Plan) -> Salaad:
-    """SALAAD as this example sets it: the targets of the paper, all else by default."""
+    """SALAAD as this example sets it.
+
+    The embedding stays dense: it is looked up, not multiplied, and its table is stored in 8 bits
+    whatever structure it has. α and β rise gently, in steps that suit a few hundred passes.
+    """
     return Salaad(
-        model, stacks=STACKS, target_rank=0.15, target_density=0.09,
-        until=round(plan.until * plan.run.steps),
+        model, exclude=["*embed_tokens*"], stacks=STACKS, target_rank=0.15, target_density=0.10,
+        k_alpha=0.005, k_beta=0.005, late_from=0,
+        refit_from=round(plan.refit_from * plan.run.steps),
     )  # fmt: skip
 
 

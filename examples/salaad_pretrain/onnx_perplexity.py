@@ -34,7 +34,7 @@ def perplexity(artifact: Path, sequences: Ids, threads: int = 0) -> float:
     for start in range(0, len(sequences), BATCH):
         ids = sequences[start : start + BATCH]
         logits = session.run(["logits"], _feeds(session, cache, ids))[0]
-        total += _negative_log_likelihood(logits[:, :-1], ids[:, 1:])
+        total += negative_log_likelihood(logits[:, :-1], ids[:, 1:])
         count += ids[:, 1:].size
     return math.exp(total / count)
 
@@ -67,7 +67,7 @@ def _feeds(session: Any, cache: tuple[int, int], ids: Ids) -> dict[str, Any]:
     return {value.name: known.get(value.name, empty) for value in session.get_inputs()}
 
 
-def _negative_log_likelihood(logits: Any, targets: Ids) -> float:
+def negative_log_likelihood(logits: Any, targets: Ids) -> float:
     """Summed over all targets, in f64."""
     wide = logits.astype(np.float64)
     wide -= wide.max(axis=-1, keepdims=True)

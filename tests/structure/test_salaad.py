@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from structure.tied import EPS, Tied, train
 from torch import nn
 
 from slc.compiler.errors import ModelError, RequestError
@@ -16,55 +17,6 @@ from slc.compiler.structure.salaad import Salaad
 from slc.compiler.structure.salaad_prox import soft_threshold, svt
 
 torch.set_num_threads(1)  # the matrices are too small to share, and other tests run beside these
-
-EPS = np.finfo(np.float32).eps
-
-
-class Tied(nn.Module):
-    """A language model whose table is embedding and head."""
-
-    def __init__(self, tied: bool = True, dtype: torch.dtype = torch.float32) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(48, 16)
-        self.q_proj = nn.Linear(16, 24, bias=False)
-        self.k_proj = nn.Linear(16, 8, bias=False)
-        self.up = nn.Linear(32, 16)
-        self.gate = nn.Linear(16, 1)  # one row
-        self.head = nn.Linear(16, 48, bias=False)
-        if tied:
-            self.head.weight = self.embed.weight
-        self.to(dtype)
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.head
-
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        x = self.embed(ids)
-        h = torch.tanh(self.up(torch.cat([self.q_proj(x), self.k_proj(x)], -1)))
-        return self.head(x + h * torch.sigmoid(self.gate(x)))
-
-
-def train(
-    model: Tied,
-    salaad: Salaad,
-    first: int,
-    last: int,
-    optimizer: torch.optim.Optimizer | None = None,
-) -> tuple[list[float], torch.optim.Optimizer]:
-    optimizer = optimizer or torch.optim.AdamW(model.parameters(), lr=3e-3)
-    losses = []
-    for step in range(first, last):
-        generator = torch.Generator().manual_seed(step)
-        ids = torch.randint(0, 48, (4, 9), generator=generator)
-        logits = model(ids[:, :-1]).float()
-        loss = nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        salaad.add_gradient()
-        optimizer.step()
-        salaad.step(loss)
-        losses.append(loss.item())
-    return losses, optimizer
 
 
 def fixed(M: np.ndarray, *, rho: float, alpha: float, beta: float) -> Salaad:
@@ -229,7 +181,10 @@ def test_the_controller_reaches_its_targets() -> None:
     layer = nn.Linear(64, 96, bias=False)
     goal = torch.from_numpy(M.astype(np.float32))
     layer.weight.data = goal.clone()
-    salaad = Salaad(layer, target_rank=0.2, target_density=0.1, every=1, late_from=0, rho=1.0)
+    salaad = Salaad(
+        layer, target_rank=0.2, target_density=0.1, every=1, late_from=0, rho=1.0,
+        k_alpha=0.05, k_beta=0.05,
+    )  # fmt: skip
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.3)
     for _ in range(400):
         layer.weight.grad = layer.weight.detach() - goal
