@@ -118,6 +118,7 @@ def structure(
     method: str | None = None,
     calibrate: PathLike | None = None,
     iterations: int | None = None,
+    match_blocks: int | None = None,
     values: str = "auto",
     group: int = 64,
     jobs: int | None = None,
@@ -134,6 +135,7 @@ def structure(
       method: "salr", "oats" or "hessian"; None: hessian when `calibrate` is given, else salr.
       calibrate: calibration text or inputs.
       iterations: of hessian or oats; None: what each takes by itself.
+      match_blocks: steps of block-wise matching after hessian; None: none.
       values: "i8" or "i4" rounds S for blobs of that type as it is made, which "hessian" does
         better than an export can afterwards; "auto" or "f16" leaves it in f32.
       group: columns that share a scale of i8 or i4 values.
@@ -147,7 +149,8 @@ def structure(
     from slc.compiler.frontends import load
 
     options = {"method": method, "calibrate": calibrate, "values": values, "group": group}
-    request = make_request({**options, "iterations": iterations, "jobs": jobs})
+    effort = {"iterations": iterations, "match_blocks": match_blocks, "jobs": jobs}
+    request = make_request({**options, **effort})
     _check_rounding(request)
     chosen = request.chosen_method()
     path = Path(out)
@@ -236,10 +239,12 @@ def _export_source(
     from slc.compiler.pipeline import lower
 
     if source.checkpoint is not None:
-        if request.method or request.calibrate or request.iterations or save_structured:
+        made = (request.method, request.calibrate, request.iterations, request.match_blocks)
+        if any(made) or save_structured:
             raise RequestError(
                 f"{source.path.name} is a structured checkpoint already: leave out --method, "
-                "--calibrate, --iterations and --save-structured, or start from the dense model"
+                "--calibrate, --iterations, --match-blocks and --save-structured, or start from "
+                "the dense model"
             )
         method = source.checkpoint.meta.method
     adapters = _adapters(source, request)
@@ -288,21 +293,35 @@ def _decompose(
     source: Source, path: Path, method: str, density: float, rank: int,
     request: Request, progress: Progress | None, *, replace: bool = False,
 ) -> StructuredCheckpoint:  # fmt: skip
+    from slc.compiler.structure.block_matching import check_matchable, match_blocks
     from slc.compiler.structure.calibration import activation_grams, activation_statistics
     from slc.compiler.structure.decompose import decompose
 
     text = Path(request.calibrate) if request.calibrate is not None else None
     statistics = grams = None
+    if request.match_blocks is not None and text is not None:
+        check_matchable(source, text)  # before the slow part
     if text is not None and method == "oats":
         statistics = activation_statistics(source, text, progress=progress)
     elif text is not None:
         grams = partial(activation_grams, source, text, progress=progress)
-    return decompose(
-        source, path, method=method, density=density, rank=rank, statistics=statistics,
+    first = path.with_name(f".{path.stem}.unmatched.slr") if request.match_blocks else path
+    checkpoint = decompose(
+        source, first, method=method, density=density, rank=rank, statistics=statistics,
         grams=grams, value_type=_integers(method, request.values), group=request.group,
-        iterations=request.iterations, jobs=request.jobs, replace=replace,
+        iterations=request.iterations, jobs=request.jobs, replace=replace or first != path,
         progress=as_stage(progress, f"decomposing by {method}"),
     )  # fmt: skip
+    if request.match_blocks is None:
+        return checkpoint
+    assert text is not None
+    try:
+        return match_blocks(
+            source, checkpoint, path, text, steps=request.match_blocks, replace=replace,
+            progress=as_stage(progress, "matching blocks"),
+        )  # fmt: skip
+    finally:
+        shutil.rmtree(first, ignore_errors=True)
 
 
 def _check_rounding(request: Request) -> None:

@@ -36,6 +36,8 @@ class Request:
       method: "salr", "oats" or "hessian"; None: hessian when `calibrate` is given, else salr.
       calibrate: calibration text or inputs.
       iterations: of hessian or oats; None: what each takes by itself (600, 40). Fewer are faster.
+      match_blocks: steps that each transformer block is then trained to give what the dense one
+        gives (block_matching.py), after hessian; None: none.
       adapters: PEFT LoRA folders as "PATH" or "PATH=NAME".
       adapter_slots: slots per Linear for adapters that are loaded at run time.
       jobs: matrices worked on at a time; None: one per core.
@@ -55,6 +57,7 @@ class Request:
     method: str | None = None
     calibrate: PathLike | None = None
     iterations: int | None = None
+    match_blocks: int | None = None
     adapters: Sequence[str] = ()
     adapter_slots: int = 0
     jobs: int | None = None
@@ -77,6 +80,11 @@ class Request:
             raise RequestError(
                 f"--iterations {self.iterations}: got the method salr, which has none, wanted "
                 "hessian, the default with --calibrate FILE, or oats"
+            )
+        if method != "hessian" and self.match_blocks is not None:
+            raise RequestError(
+                f"--match-blocks {self.match_blocks}: got the method {method}, wanted hessian, the "
+                "default with --calibrate FILE"
             )
         if method == "salr" and self.calibrate:
             raise RequestError(
@@ -124,7 +132,7 @@ def make_request(options: dict[str, Any]) -> Request:
     if unknown:
         raise RequestError(f"unknown option {unknown[0]!r}: wanted one of {sorted(known)}")
     request = Request(**options)
-    for name, least in (("adapter_slots", 0), ("jobs", 1), ("iterations", 1)):
+    for name, least in (("adapter_slots", 0), ("jobs", 1), ("iterations", 1), ("match_blocks", 1)):
         value = getattr(request, name)
         if value is not None and (not isinstance(value, int) or value < least):
             option = name.replace("_", "-")

@@ -103,6 +103,8 @@ BAD_EXPORTS = {
     "oats without text": (["MODEL", "--method", "oats"], "--calibrate"),
     "hessian without text": (["MODEL", "--method", "hessian"], "--calibrate"),
     "iterations of salr": (["MODEL", "--iterations", "9"], "--calibrate"),
+    "matching of salr": (["MODEL", "--match-blocks", "9"], "--calibrate"),
+    "no matching": (["MODEL", "--match-blocks", "0"], "at least 1"),
     "gamma without a budget": (["MODEL", "--gamma", "0.5"], "--mem"),
     "gamma beyond 1": (["MODEL", "--gamma", "2", "--mem", "1GB"], "0 to 1"),
     "no iterations": (["MODEL", "--iterations", "0"], "at least 1"),

@@ -1,4 +1,4 @@
-"""examples/salaad_pretrain: its perplexity against a closed form, its chart, `--quick` as a whole."""
+"""examples/salaad_pretrain: perplexity and chart against closed forms, `--quick` as a whole."""
 
 from __future__ import annotations
 

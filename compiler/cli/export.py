@@ -31,6 +31,7 @@ def command(
     method: opt.Method = None,
     calibrate: opt.Calibrate = None,
     iterations: opt.Iterations = None,
+    match_blocks: opt.MatchBlocks = None,
     adapter: opt.Adapter = None,
     adapter_slots: opt.AdapterSlots = 0,
     save_structured: Annotated[
@@ -49,6 +50,7 @@ def command(
             model, out, device=device, mem=mem, density=density, rank=rank, values=values,
             group=group, accuracy_level=accuracy_level, gamma=gamma, context=context, batch=batch,
             provider=provider, method=method, calibrate=calibrate, iterations=iterations,
+            match_blocks=match_blocks,
             adapters=tuple(adapter or ()), adapter_slots=adapter_slots,
             save_structured=save_structured, force=force, jobs=jobs, progress=progress,
         )  # fmt: skip

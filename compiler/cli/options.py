@@ -69,6 +69,14 @@ Iterations = Annotated[
         show_default=False,
     ),
 ]
+MatchBlocks = Annotated[
+    int | None,
+    typer.Option(
+        help="After hessian, train every transformer block this many steps to give what the dense "
+        "one gives on the calibration text.",
+        show_default=False,
+    ),
+]
 Adapter = Annotated[
     list[str] | None,
     typer.Option(help="A PEFT LoRA folder, PATH or PATH=NAME; may be given several times."),

@@ -21,6 +21,7 @@ def command(
     method: opt.Method = None,
     calibrate: opt.Calibrate = None,
     iterations: opt.Iterations = None,
+    match_blocks: opt.MatchBlocks = None,
     values: Annotated[
         str, typer.Option(help="i8 or i4: round S for such blobs as it is made (hessian).")
     ] = "auto",
@@ -35,8 +36,8 @@ def command(
     with progress_bar() as progress:
         checkpoint = api.structure(
             model, out, density=density, rank=rank, method=method, calibrate=calibrate,
-            iterations=iterations, values=values, group=group, jobs=jobs, force=force,
-            progress=progress,
+            iterations=iterations, match_blocks=match_blocks, values=values, group=group,
+            jobs=jobs, force=force, progress=progress,
         )  # fmt: skip
     total = sum(checkpoint.entry(name).N * checkpoint.entry(name).K for name in checkpoint.names)
     kept = sum(checkpoint.entry(name).nnz for name in checkpoint.names)

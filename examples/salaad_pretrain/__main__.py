@@ -61,7 +61,7 @@ class Plan:
 
 
 QUICK = Plan(
-    Run(steps=24, batch=4, warmup=4, autocast=False),
+    Run(steps=24, batch=4, warmup=4),
     Shape(hidden=64, layers=1, heads=1, kv_heads=1, intermediate=128, vocabulary=512),
     every_file=40, held_out=8, budgets=3, rounds=0,
 )  # fmt: skip
@@ -74,11 +74,14 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=Run.rate, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--budgets", type=int, default=Plan.budgets)
+    parser.add_argument("--bf16", action="store_true", help="multiply in bfloat16; see Run")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("-o", "--out", type=Path, help="keeps states, models and artifacts")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    run = Run(steps=arguments.steps, rate=arguments.rate, seed=arguments.seed)
+    run = Run(
+        steps=arguments.steps, rate=arguments.rate, seed=arguments.seed, autocast=arguments.bf16
+    )  # fmt: skip
     plan = QUICK if arguments.quick else Plan(run, budgets=arguments.budgets)
     with tempfile.TemporaryDirectory() as scratch:
         print(compare(arguments.out or Path(scratch), plan))

@@ -30,7 +30,8 @@ class Run:
       decay: AdamW's weight decay, of matrices.
       clip: norm that the gradient of the loss is clipped to.
       seed: of weights and of the order of the sequences.
-      autocast: whether matrices are multiplied in bfloat16.
+      autocast: whether matrices are multiplied in bfloat16: twice as fast where the processor
+        has instructions for it (AVX512-BF16, AMX), 20 times as slow where it has not.
     """
 
     steps: int
@@ -40,7 +41,7 @@ class Run:
     decay: float = 0.1
     clip: float = 1.0
     seed: int = 0
-    autocast: bool = True
+    autocast: bool = False
 
     def rate_at(self, step: int) -> float:
         """The learning rate of one step."""
@@ -78,7 +79,7 @@ def train(
 
     folder.mkdir(parents=True, exist_ok=True)
     model = make_model(shape, run.seed)
-    optimizer = torch.optim.AdamW(_groups(model, run.decay), lr=run.rate, betas=(0.9, 0.95))
+    optimizer = make_optimizer(model, run)
     structure = salaad(model) if salaad else None
     first, state = 0, folder / "state.pt"
     if state.exists():
@@ -95,7 +96,7 @@ def train(
         started = time.perf_counter()
         for group in optimizer.param_groups:
             group["lr"] = run.rate_at(step)
-        loss = _step(model, optimizer, structure, run, corpus.batch(step, run.batch, run.seed))
+        loss = train_step(model, optimizer, structure, run, corpus.batch(step, run.batch, run.seed))
         seconds = time.perf_counter() - started
         log.step(step, loss, seconds, structure)
         last = step + 1 == run.steps
@@ -108,7 +109,21 @@ def train(
     return model, structure
 
 
-def _step(model: Any, optimizer: Any, structure: Any, run: Run, batch: Ids) -> float:
+def make_optimizer(model: Any, run: Run) -> Any:
+    """AdamW, with weight decay for matrices only."""
+    import torch
+
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": run.decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=run.rate, betas=(0.9, 0.95))
+
+
+def train_step(model: Any, optimizer: Any, structure: Any, run: Run, batch: Ids) -> float:
+    """One step on i64 [sequences, LENGTH]; the loss."""
     import torch
 
     ids = torch.from_numpy(batch)
@@ -176,16 +191,6 @@ def _truncate(path: Path, step: int) -> None:
     if path.exists():
         rows = [row for row in read_log(path) if row["step"] <= step]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def _groups(model: Any, decay: float) -> list[dict[str, Any]]:
-    """Weight decay for matrices only."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
-    return [
-        {"params": matrices, "weight_decay": decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
 
 
 def _save(path: Path, model: Any, optimizer: Any, structure: Any, step: int) -> None:

@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from examples.docstrings import split
 from examples.embedding import SentenceEncoder
+from slc.compiler import api
 from slc.compiler.artifact.writer import write_model
 from slc.compiler.frontends import load, weight_array
 from slc.compiler.frontends.source import Source
@@ -38,6 +39,7 @@ from slc.compiler.structure import gptq, hessian, oats
 from slc.compiler.structure.base import write_base
 from slc.compiler.structure.calibration import activation_grams
 from slc.compiler.structure.decomposition import Decomposition
+from slc.compiler.structure.stored_grid import StoredGrid
 from slc.ops import bitmap
 
 F32 = np.ndarray
@@ -63,19 +65,29 @@ def sparse_method(decompose: Any, density: float, rank: int, values: str, **opti
 
     def run(W: F32, H: F32) -> tuple[F32, int]:
         made: Decomposition = decompose(W.copy(), H, density=density, rank=rank, **options)
-        S, mask = np.zeros_like(W), np.zeros(W.shape, np.bool_)
-        S.reshape(-1)[made.index], mask.reshape(-1)[made.index] = made.value, True
-        grid = made.grid and bitmap.Grid(made.grid.scales, made.grid.codebook)
-        blob = bitmap.encode(S, values, options.get("group", 64), mask, grid=grid)
-        if values == "f16":
-            A, B = (x.astype(np.float16).astype(np.float32) for x in (made.A, made.B))
-            adapter_bits = 16 * (A.size + B.size)
-        else:
-            A, B = rows_in_i8(made.A), rows_in_i8(made.B)
-            adapter_bits = 8 * (A.size + B.size) + 32 * (len(A) + len(B)) * bool(rank)
-        return bitmap.decode(blob) + B @ A, 8 * blob.size + adapter_bits
+        group = options.get("group", 64)
+        return stored(made.index, made.value, made.A, made.B, values, group, made.grid)
 
     return run
+
+
+def stored(
+    index: F32, value: F32, A: F32, B: F32, values: str, group: int, grid: StoredGrid | None
+) -> tuple[F32, int]:
+    """S + B·A after a blob and rounded adapters, and their bits."""
+    S = np.zeros((len(B), A.shape[1]), np.float32)
+    mask = np.zeros(S.shape, np.bool_)
+    S.reshape(-1)[index], mask.reshape(-1)[index] = value, True
+    blob = bitmap.encode(
+        S, values, group, mask, grid=grid and bitmap.Grid(grid.scales, grid.codebook)
+    )
+    if values == "f16":
+        A, B = (x.astype(np.float16).astype(np.float32) for x in (A, B))
+        adapter_bits = 16 * (A.size + B.size)
+    else:
+        adapter_bits = (8 * (A.size + B.size) + 32 * (len(A) + len(B))) * bool(len(A))
+        A, B = rows_in_i8(A), rows_in_i8(B)
+    return bitmap.decode(blob) + B @ A, 8 * blob.size + adapter_bits
 
 
 def rows_in_i8(x: F32) -> F32:
@@ -99,10 +111,40 @@ def diagonal(W: F32, H: F32, **options: Any) -> Decomposition:
     return oats.decompose_matrix(W, np.diag(H).astype(np.float64), **options)
 
 
-METHODS: dict[str, Method] = {
+@dataclasses.dataclass(frozen=True)
+class Matched:
+    """`hessian`, then blocks matched; the model as a whole, not matrix by matrix."""
+
+    density: float
+    rank: int
+    values: str
+    iterations: int
+    steps: int
+
+    def results(self, source: Source, text: Path, folder: Path) -> dict[str, tuple[F32, int]]:
+        """The stand-in of every projection and its bits."""
+        checkpoint = api.structure(
+            source.path, folder / "matched.slr", density=self.density, rank=self.rank,
+            calibrate=text, values=self.values, group=128, iterations=self.iterations,
+            match_blocks=self.steps, jobs=THREADS, force=True,
+        )  # fmt: skip
+        return {
+            name: stored(
+                *checkpoint.sparse(name), *checkpoint.adapter(name), self.values, 128,
+                checkpoint.grid(name),
+            )
+            for name in checkpoint.names
+        }  # fmt: skip
+
+
+METHODS: dict[str, Method | Matched] = {
     "oats f16 .5 r32": sparse_method(diagonal, 0.5, 32, "f16"),
     "oats (10 alternations) f16 .5 r32": sparse_method(diagonal, 0.5, 32, "f16", iterations=10),
     "hessian f16 .5 r32": sparse_method(hessian.decompose_matrix, 0.5, 32, "f16"),
+    "hessian f16 .5 r32, matched": Matched(0.5, 32, "f16", 400, 300),
+    "hessian i4 .5 r16, matched": Matched(0.5, 16, "i4", 400, 300),
+    "hessian i4 .35 r8, matched": Matched(0.35, 8, "i4", 400, 300),
+    "hessian i4 .25 r8, matched": Matched(0.25, 8, "i4", 400, 300),
     "GPTQ int4 g32": dense_method(4, 32, 0),
     "GPTQ + descent int4 g32": dense_method(4, 32, 4),
     "GPTQ + descent int4 g128": dense_method(4, 128, 4),
@@ -150,8 +192,8 @@ def main() -> None:
 
 
 def compare(
-    source: Source, text: Path, model: Path, held_out: list[str], chosen: dict[str, Method],
-    work: Path,
+    source: Source, text: Path, model: Path, held_out: list[str],
+    chosen: dict[str, Method | Matched], work: Path,
 ) -> list[Row]:  # fmt: skip
     """Every method over every projection."""
     linears = [linear for linear in source.linears if linear.kind == "linear"]
@@ -169,10 +211,10 @@ def compare(
     print(f"{'method':<36}{'bits':>6}{'loss':>9}{'x oats':>8}{'worst':>7}{'cosine':>8}{'worst':>7}")
     for name, method in chosen.items():
         start = time.perf_counter()
-        order = sorted(linears, key=lambda li: -li.numel * li.K)
-        with ThreadPoolExecutor(THREADS) as pool:
-            made = pool.map(lambda li, m=method: m(weights[li.name], hessians[li.name]), order)
-            results = {linear.name: result for linear, result in zip(order, made, strict=True)}
+        if isinstance(method, Matched):
+            results = method.results(source, text, work)
+        else:
+            results = _each(method, linears, weights, hessians)
         seconds = time.perf_counter() - start
         losses = {n: _loss(weights[n] - results[n][0], hessians[n]) for n in weights}
         oats_losses = oats_losses or losses
@@ -191,6 +233,16 @@ def compare(
             flush=True,
         )
     return rows
+
+
+def _each(
+    method: Method, linears: list[Linear], weights: dict[str, F32], hessians: dict[str, F32]
+) -> dict[str, tuple[F32, int]]:
+    """One matrix after the other, large ones first."""
+    order = sorted(linears, key=lambda li: -li.numel * li.K)
+    with ThreadPoolExecutor(THREADS) as pool:
+        made = pool.map(lambda li: method(weights[li.name], hessians[li.name]), order)
+        return {linear.name: result for linear, result in zip(order, made, strict=True)}
 
 
 class _Fed:
