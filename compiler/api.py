@@ -119,6 +119,7 @@ def structure(
     calibrate: PathLike | None = None,
     iterations: int | None = None,
     match_blocks: int | None = None,
+    balance: bool = False,
     values: str = "auto",
     group: int = 64,
     jobs: int | None = None,
@@ -136,6 +137,7 @@ def structure(
       calibrate: calibration text or inputs.
       iterations: of hessian or oats; None: what each takes by itself.
       match_blocks: steps of block-wise matching after hessian; None: none.
+      balance: let hessian choose every matrix's rank, at the bytes of `density` and `rank`.
       values: "i8" or "i4" rounds S for blobs of that type as it is made, which "hessian" does
         better than an export can afterwards; "auto" or "f16" leaves it in f32.
       group: columns that share a scale of i8 or i4 values.
@@ -153,6 +155,10 @@ def structure(
     request = make_request({**options, **effort})
     _check_rounding(request)
     chosen = request.chosen_method()
+    if balance and chosen != "hessian":
+        raise RequestError(
+            f"--balance: got the method {chosen}, wanted hessian, the default with --calibrate FILE"
+        )
     path = Path(out)
     _check_free(path, force)
     if path.resolve() == Path(model).resolve():
@@ -164,7 +170,9 @@ def structure(
                 f"{source.path.name} is a structured checkpoint already: slc export takes it, and "
                 "any slice of it, as it is; to decompose otherwise start from the dense model"
             )
-        return _decompose(source, path, chosen, density, rank, request, progress, replace=force)
+        return _decompose(
+            source, path, chosen, density, rank, request, progress, replace=force, balance=balance
+        )
 
 
 def _target(request: Request) -> Target:
@@ -291,7 +299,7 @@ def _checkpoint(
 
 def _decompose(
     source: Source, path: Path, method: str, density: float, rank: int,
-    request: Request, progress: Progress | None, *, replace: bool = False,
+    request: Request, progress: Progress | None, *, replace: bool = False, balance: bool = False,
 ) -> StructuredCheckpoint:  # fmt: skip
     from slc.compiler.structure.block_matching import check_matchable, match_blocks
     from slc.compiler.structure.calibration import activation_grams, activation_statistics
@@ -309,8 +317,8 @@ def _decompose(
     checkpoint = decompose(
         source, first, method=method, density=density, rank=rank, statistics=statistics,
         grams=grams, value_type=_integers(method, request.values), group=request.group,
-        iterations=request.iterations, jobs=request.jobs, replace=replace or first != path,
-        progress=as_stage(progress, f"decomposing by {method}"),
+        balance=balance, iterations=request.iterations, jobs=request.jobs,
+        replace=replace or first != path, progress=as_stage(progress, f"decomposing by {method}"),
     )  # fmt: skip
     if request.match_blocks is None:
         return checkpoint

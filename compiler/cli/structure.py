@@ -22,6 +22,12 @@ def command(
     calibrate: opt.Calibrate = None,
     iterations: opt.Iterations = None,
     match_blocks: opt.MatchBlocks = None,
+    balance: Annotated[
+        bool,
+        typer.Option(
+            "--balance", help="Each matrix chooses its rank, at the bytes of --density and --rank."
+        ),
+    ] = False,
     values: Annotated[
         str, typer.Option(help="i8 or i4: round S for such blobs as it is made (hessian).")
     ] = "auto",
@@ -36,14 +42,15 @@ def command(
     with progress_bar() as progress:
         checkpoint = api.structure(
             model, out, density=density, rank=rank, method=method, calibrate=calibrate,
-            iterations=iterations, match_blocks=match_blocks, values=values, group=group,
-            jobs=jobs, force=force, progress=progress,
+            iterations=iterations, match_blocks=match_blocks, balance=balance, values=values,
+            group=group, jobs=jobs, force=force, progress=progress,
         )  # fmt: skip
     total = sum(checkpoint.entry(name).N * checkpoint.entry(name).K for name in checkpoint.names)
+    most = max((checkpoint.entry(name).rank for name in checkpoint.names), default=0)
     kept = sum(checkpoint.entry(name).nnz for name in checkpoint.names)
     people.print(
         f"{out}: {len(checkpoint.names)} Linears, {total:,} weights, {kept:,} stored in S "
-        f"(density {kept / max(total, 1):.3f}), rank up to {rank}"
+        f"(density {kept / max(total, 1):.3f}), rank up to {most}"
     )
     if json:
         emit(

@@ -19,6 +19,7 @@ from slc.compiler.linear import Linear
 from slc.compiler.progress import Progress
 from slc.compiler.request import METHODS
 from slc.compiler.structure import hessian, oats, salr
+from slc.compiler.structure.balance import Size, balanced
 from slc.compiler.structure.checkpoint import StructuredCheckpoint
 from slc.compiler.structure.decomposition import F32, Decomposition
 from slc.compiler.structure.metric import DAMPING
@@ -49,6 +50,7 @@ def decompose(
     iterations: int | None = None,
     value_type: IntegerType | None = None,
     group: int = 64,
+    balance: bool = False,
     jobs: int | None = None,
     read: Callable[[Linear], F32] | None = None,
     replace: bool = False,
@@ -72,6 +74,8 @@ def decompose(
       iterations: of `oats` or `hessian`; None is what each takes by itself.
       value_type: of blobs that S is rounded for, by `hessian` only; None leaves it in f32.
       group: columns that share a scale of i8 and i4 values.
+      balance: each matrix chooses its rank, and the density that then takes the bytes of
+        `density` and `rank`; of `hessian` only (balance.py).
       jobs: matrices worked on at once; None is one per CPU. The bytes written do not depend on it.
       read: gives a Linear's weight f32 [N, K], which is then overwritten; None reads the source.
       replace: a checkpoint at `path` gives way to the new one once that is whole.
@@ -88,6 +92,8 @@ def decompose(
     settings = _settings(method, density, rank, iterations)
     if method == "hessian" and value_type is not None:
         settings |= {"bits": _BITS[value_type], "group": group}
+    if method == "hessian" and balance:
+        settings |= {"balance": 1}
     meta = CheckpointMeta(
         method, settings, source.kind, source.path.name, source.source_sha256, slc_version()
     )
@@ -206,9 +212,14 @@ def _decomposition(
             W, moments, density=density, rank=rank, iterations=iterations, seed=SEED
         )
     bits = {bits: value_type for value_type, bits in _BITS.items()}
+    value_type = bits.get(int(settings.get("bits", 0)))
+    group = int(settings.get("group", 64))
+    size = Size(density, rank)
+    if settings.get("balance"):
+        size = balanced(W, moments, size, seed=SEED, value_type=value_type, group=group)
     return hessian.decompose_matrix(
-        W, moments, density=density, rank=rank, iterations=iterations, seed=SEED,
-        value_type=bits.get(int(settings.get("bits", 0))), group=int(settings.get("group", 64)),
+        W, moments, density=size.density, rank=size.rank, iterations=iterations, seed=SEED,
+        value_type=value_type, group=group,
     )  # fmt: skip
 
 
