@@ -66,14 +66,18 @@ def sparse_method(decompose: Any, density: float, rank: int, values: str, **opti
     def run(W: F32, H: F32) -> tuple[F32, int]:
         made: Decomposition = decompose(W.copy(), H, density=density, rank=rank, **options)
         group = options.get("group", 64)
-        return stored(made.index, made.value, made.A, made.B, values, group, made.grid)
+        return stored(
+            made.index, made.value, made.A, made.B, values, group, made.grid,
+            f16_adapters=values == "f16",
+        )  # fmt: skip
 
     return run
 
 
 def stored(
-    index: F32, value: F32, A: F32, B: F32, values: str, group: int, grid: StoredGrid | None
-) -> tuple[F32, int]:
+    index: F32, value: F32, A: F32, B: F32, values: str, group: int, grid: StoredGrid | None,
+    *, f16_adapters: bool,
+) -> tuple[F32, int]:  # fmt: skip
     """S + B·A after a blob and rounded adapters, and their bits."""
     S = np.zeros((len(B), A.shape[1]), np.float32)
     mask = np.zeros(S.shape, np.bool_)
@@ -81,7 +85,7 @@ def stored(
     blob = bitmap.encode(
         S, values, group, mask, grid=grid and bitmap.Grid(grid.scales, grid.codebook)
     )
-    if values == "f16":
+    if f16_adapters:
         A, B = (x.astype(np.float16).astype(np.float32) for x in (A, B))
         adapter_bits = 16 * (A.size + B.size)
     else:
@@ -112,39 +116,51 @@ def diagonal(W: F32, H: F32, **options: Any) -> Decomposition:
 
 
 @dataclasses.dataclass(frozen=True)
-class Matched:
-    """`hessian`, then blocks matched; the model as a whole, not matrix by matrix."""
+class Whole:
+    """`slc structure` of the whole model, with adapters in f16, as it is exported.
+
+    Attributes:
+      density, rank: what may be spent.
+      values: value type of S.
+      balance: whether matrices choose their ranks.
+      iterations: of `hessian`.
+      steps: of block-wise matching; None leaves it out.
+    """
 
     density: float
     rank: int
-    values: str
-    iterations: int
-    steps: int
+    values: str = "auto"
+    balance: bool = False
+    iterations: int | None = None
+    steps: int | None = None
 
     def results(self, source: Source, text: Path, folder: Path) -> dict[str, tuple[F32, int]]:
         """The stand-in of every projection and its bits."""
         checkpoint = api.structure(
-            source.path, folder / "matched.slr", density=self.density, rank=self.rank,
+            source.path, folder / "whole.slr", density=self.density, rank=self.rank,
             calibrate=text, values=self.values, group=128, iterations=self.iterations,
-            match_blocks=self.steps, jobs=THREADS, force=True,
+            balance=self.balance, match_blocks=self.steps, jobs=THREADS, force=True,
         )  # fmt: skip
+        values = "f16" if self.values == "auto" else self.values
         return {
             name: stored(
-                *checkpoint.sparse(name), *checkpoint.adapter(name), self.values, 128,
-                checkpoint.grid(name),
+                *checkpoint.sparse(name), *checkpoint.adapter(name), values, 128,
+                checkpoint.grid(name), f16_adapters=True,
             )
             for name in checkpoint.names
         }  # fmt: skip
 
 
-METHODS: dict[str, Method | Matched] = {
+METHODS: dict[str, Method | Whole] = {
     "oats f16 .5 r32": sparse_method(diagonal, 0.5, 32, "f16"),
     "oats (10 alternations) f16 .5 r32": sparse_method(diagonal, 0.5, 32, "f16", iterations=10),
     "hessian f16 .5 r32": sparse_method(hessian.decompose_matrix, 0.5, 32, "f16"),
-    "hessian f16 .5 r32, matched": Matched(0.5, 32, "f16", 400, 300),
-    "hessian i4 .5 r16, matched": Matched(0.5, 16, "i4", 400, 300),
-    "hessian i4 .35 r8, matched": Matched(0.35, 8, "i4", 400, 300),
-    "hessian i4 .25 r8, matched": Matched(0.25, 8, "i4", 400, 300),
+    "hessian f16 .5 r32, matched": Whole(0.5, 32, iterations=400, steps=300),
+    "hessian i4 .5 r8": Whole(0.5, 8, "i4"),
+    "hessian i4 .5 r8, balanced": Whole(0.5, 8, "i4", balance=True),
+    "hessian i4 .5 r8, balanced, matched": Whole(0.5, 8, "i4", True, 400, 300),
+    "hessian i4 .38 r6, balanced, matched": Whole(0.38, 6, "i4", True, 400, 300),
+    "hessian i4 .27 r5, balanced, matched": Whole(0.27, 5, "i4", True, 400, 300),
     "GPTQ int4 g32": dense_method(4, 32, 0),
     "GPTQ + descent int4 g32": dense_method(4, 32, 4),
     "GPTQ + descent int4 g128": dense_method(4, 128, 4),
@@ -193,7 +209,7 @@ def main() -> None:
 
 def compare(
     source: Source, text: Path, model: Path, held_out: list[str],
-    chosen: dict[str, Method | Matched], work: Path,
+    chosen: dict[str, Method | Whole], work: Path,
 ) -> list[Row]:  # fmt: skip
     """Every method over every projection."""
     linears = [linear for linear in source.linears if linear.kind == "linear"]
@@ -211,7 +227,7 @@ def compare(
     print(f"{'method':<36}{'bits':>6}{'loss':>9}{'x oats':>8}{'worst':>7}{'cosine':>8}{'worst':>7}")
     for name, method in chosen.items():
         start = time.perf_counter()
-        if isinstance(method, Matched):
+        if isinstance(method, Whole):
             results = method.results(source, text, work)
         else:
             results = _each(method, linears, weights, hessians)
