@@ -134,7 +134,6 @@ def _write_training(out: Path, plan: Plan, salaad: Salaad, trained: dict[str, An
     for name in ("dense", "salaad"):
         seconds = [row["seconds"] for row in read_log(out / name / "log.jsonl") if "loss" in row]
         trained[name]["minutes"] = sum(seconds) / 60
-    trained["salaad"]["seconds_per_step"] = salaad.seconds_per_step()
     trained["salaad"]["blocks"] = [
         dataclasses.asdict(f) | {"rank_ratio": f.rank_ratio, "density": f.density}
         for f in salaad.figures()
