@@ -111,7 +111,7 @@ class Salaad:
         } | {f"rho_{kind}": value for kind, value in by_kind.items()}  # fmt: skip
         self.steps = self.passes = 0
         self.updated = False
-        self._seconds = 0.0
+        self._seconds, self._timed = 0.0, 0
 
     def penalty(self) -> Tensor:
         """Σ ρ/2·‖X − L − S + Y/ρ‖² over the blocks: a scalar under autograd.
@@ -147,6 +147,7 @@ class Salaad:
         if loss is not None:
             self.check_loss(loss)
         self.steps += 1
+        self._timed += 1
         since = self.steps - self._start
         self.updated = since >= 0 and since % self.every == 0
         if self._refit_from is not None and self.steps >= self._refit_from:
@@ -221,12 +222,12 @@ class Salaad:
         return {name: sum(values) / len(values) for name, values in rows.items()}
 
     def seconds_per_step(self) -> float:
-        """Wall time that SALAAD itself took per optimizer step, passes included.
+        """Wall time that SALAAD itself took per optimizer step, passes included, since it was made.
 
         That is `add_gradient` and `step`; the work of `penalty` is the autograd engine's. On CUDA
         it is the time to launch, unless the caller synchronises.
         """
-        return self._seconds / self.steps if self.steps else 0.0
+        return self._seconds / self._timed if self._timed else 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on to the bit, beside the model's and the optimizer's."""

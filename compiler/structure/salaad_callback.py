@@ -63,12 +63,13 @@ class SalaadCallback(TrainerCallback):
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
-        """Refuses a loss that is not finite; adds rank ratio, density and the like to the log."""
+        """Refuses a loss that is not finite; adds rank ratio, density and the like, and cost."""
         if logs is None:
             return
         if "loss" in logs:
             self.salaad.check_loss(logs["loss"])
-        figures = {f"salaad_{name}": value for name, value in self.salaad.summary().items()}
+        summary = self.salaad.summary() | {"seconds_per_step": self.salaad.seconds_per_step()}
+        figures = {f"salaad_{name}": value for name, value in summary.items()}
         logs.update(figures)
         if state.log_history:  # the Trainer has put its copy there before it calls back
             state.log_history[-1].update(figures)

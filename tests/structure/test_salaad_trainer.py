@@ -55,6 +55,7 @@ def trained(
     trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     logged = [row for row in trainer.state.log_history if "salaad_density" in row]
     assert logged, "the structure's figures are in the Trainer's log"
+    assert all(row["salaad_seconds_per_step"] > 0 for row in logged)
     return model, salaad
 
 
