@@ -131,8 +131,8 @@ def structure(
     Args:
       model: a Hugging Face folder or an .onnx file.
       out: the .slr folder to make.
-      density: ceiling of S's density; any lower one is a prefix.
-      rank: ceiling of the residual adapter's rank; any lower one is a prefix.
+      density: ceiling of S's density; any lower one is a prefix. With `balance` of all on average.
+      rank: ceiling of the residual adapter's rank; any lower one is a prefix. Likewise.
       method: "salr", "oats" or "hessian"; None: hessian when `calibrate` is given, else salr.
       calibrate: calibration text or inputs.
       iterations: of hessian or oats; None: what each takes by itself.
@@ -313,23 +313,21 @@ def _decompose(
         statistics = activation_statistics(source, text, progress=progress)
     elif text is not None:
         grams = partial(activation_grams, source, text, progress=progress)
-    first = path.with_name(f".{path.stem}.unmatched.slr") if request.match_blocks else path
+    first = path.with_name(f".{path.name}.unmatched.slr") if request.match_blocks else path
     checkpoint = decompose(
         source, first, method=method, density=density, rank=rank, statistics=statistics,
         grams=grams, value_type=_integers(method, request.values), group=request.group,
         balance=balance, iterations=request.iterations, jobs=request.jobs,
         replace=replace or first != path, progress=as_stage(progress, f"decomposing by {method}"),
     )  # fmt: skip
-    if request.match_blocks is None:
+    if request.match_blocks is None or text is None:
         return checkpoint
-    assert text is not None
-    try:
-        return match_blocks(
-            source, checkpoint, path, text, steps=request.match_blocks, replace=replace,
-            progress=as_stage(progress, "matching blocks"),
-        )  # fmt: skip
-    finally:
-        shutil.rmtree(first, ignore_errors=True)
+    matched = match_blocks(
+        source, checkpoint, path, text, steps=request.match_blocks, replace=replace,
+        progress=as_stage(progress, "matching blocks"),
+    )  # fmt: skip
+    shutil.rmtree(first)  # not before: a run that is stopped while matching goes on from it
+    return matched
 
 
 def _check_rounding(request: Request) -> None:

@@ -104,6 +104,7 @@ def _panel(panel: Panel) -> list[str]:
         raise ValueError(f"the panel {panel.title!r} has no point")
     xs = [x for x, _ in points]
     ys = [y for _, y in points if y > 0 or not panel.log] + list(panel.levels.values())
+    ys = ys or [1.0]  # a log panel of nothing but zeros
     low, high = (min(ys), max(ys)) if panel.log else (min(0.0, *ys), max(ys))
     across = _Axis(min(xs), max(xs), LEFT, RIGHT)
     up = _Axis(low, high * 1.05 if high > low else low + 1.0, BOTTOM, TOP, panel.log)

@@ -56,7 +56,7 @@ def test_quick_trains_slices_exports(quick: Path) -> None:
     results = json.loads((quick / "results.json").read_text(encoding="utf-8"))
     training = results["training"]
     blocks = training["salaad"]["blocks"]
-    assert len(blocks) == 6  # qkv, o, gate, up, down, lm_head
+    assert len(blocks) == 5  # qkv, o, gate, up, down
     for block in blocks:  # the refit ends at the targets, to the entry
         N, K = block["N"], block["K"]
         assert block["nnz"] == round(training["settings"]["target_density"] * N * K)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from slc.compiler.budget.choice import Choice
@@ -176,14 +177,15 @@ class _Stage:
             return []
         entries = [checkpoint.entry(name) for name in checkpoint.names]
         notes = []
-        density = max(entry.nnz / entry.linear.numel for entry in entries)
         wanted = options.density or 0.0
-        if any(entry.nnz < int(wanted * entry.linear.numel) for entry in entries):
-            notes.append(f"asked for density {wanted:g}, the checkpoint holds {density:.4g}")
-        ranks = [min(options.rank or 0, entry.N, entry.K) for entry in entries]
-        if any(rank > entry.rank for rank, entry in zip(ranks, entries, strict=True)):
-            most = max(entry.rank for entry in entries)
-            notes.append(f"asked for rank {options.rank}, the checkpoint holds {most}")
+        less = [e for e in entries if e.nnz < int(wanted * e.linear.numel)]
+        if less:
+            held = _span([e.nnz / e.linear.numel for e in less])
+            notes.append(f"asked for density {wanted:g}, {len(less)} Linears hold {held}")
+        less = [e for e in entries if e.rank < min(options.rank or 0, e.N, e.K)]
+        if less:
+            held = _span([e.rank for e in less])
+            notes.append(f"asked for rank {options.rank}, {len(less)} Linears hold {held}")
         return notes
 
     def by_hand(self) -> list[Choice]:
@@ -268,6 +270,12 @@ class _Stage:
             ]
         need = memory.total_bytes
         return BudgetError(too_small(self.allowed, need, what, parts, ", or ".join(hints)), need)
+
+
+def _span(values: Sequence[float]) -> str:
+    """One number, or the least and the most."""
+    low, high = min(values), max(values)
+    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
 
 
 def _tied(linears: list[Linear]) -> dict[str, str]:

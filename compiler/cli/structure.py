@@ -25,7 +25,9 @@ def command(
     balance: Annotated[
         bool,
         typer.Option(
-            "--balance", help="Each matrix chooses its rank, at the bytes of --density and --rank."
+            "--balance",
+            help="Each matrix chooses its rank, at the bytes that --density, --rank and --values "
+            "make; give the --values that you will export.",
         ),
     ] = False,
     values: Annotated[

@@ -58,7 +58,7 @@ def balanced(
     best, least = first, loss(first)
     for down in (True, False):
         rank = start
-        while (rank := rank // 2 if down else 2 * rank) != best.rank:  # 0 stays 0
+        while (rank := rank // 2 if down else max(1, 2 * rank)) != best.rank:
             tried = at_rank(W.shape, first, rank, value_type)
             if tried is None or (found := loss(tried)) >= least:
                 break

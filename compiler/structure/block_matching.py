@@ -14,7 +14,10 @@ S and ranks stay. S that was rounded for i8 or i4 stays on its grid, and only th
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import inspect
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,7 @@ from slc.compiler.structure.trained import thin_svd
 from slc.compiler.structure.writer import CheckpointWriter
 
 Tensor = Any
+Call = tuple[tuple[Any, ...], dict[str, Any]]  # positional after the hidden states, keywords
 
 RATE = 3e-3  # of Adam, in units of the root mean square of what is trained
 BATCH = 16  # texts of a step
@@ -66,10 +70,11 @@ def match_blocks(
       progress: called as progress(done, total, what), after every step.
 
     Raises:
-      RequestError: the model is not from a folder that transformers can load.
-      ModelError: its blocks can't be told apart.
+      RequestError: the model is not from a folder with safetensors, or there is no text.
+      ModelError: transformers can't load it, its blocks are no chain or none holds a Linear of the
+        checkpoint, or training is not finite.
     """
-    matched = Matcher(source, checkpoint, text).run(steps, progress)
+    matched = Matcher(source, text).run(checkpoint, steps, progress)
     settings = checkpoint.meta.settings | {"match_blocks": steps, "match_rate": RATE}
     meta = dataclasses.replace(checkpoint.meta, settings=settings)
     with CheckpointWriter(path, meta, source, replace=replace) as writer:
@@ -82,16 +87,22 @@ def match_blocks(
         return writer.finish()
 
 
-def check_matchable(source: Source, text: Path) -> Path:
-    """The model's Hugging Face folder.
+def check_matchable(source: Source, text: Path) -> None:
+    """Refuses early what `match_blocks` would refuse.
 
     Raises:
-      RequestError: there is none, or no text, or transformers is not installed.
+      RequestError, ModelError: as `match_blocks`.
     """
-    if source.hf_folder is None or text.suffix == ".npz":
+    Matcher(source, text, limit=1)
+
+
+def _folder(source: Source, text: Path) -> Path:
+    """The model's Hugging Face folder."""
+    known = any(linear.sources for linear in source.linears)
+    if source.hf_folder is None or not known or text.suffix == ".npz":
         raise RequestError(
             f"--match-blocks: got {source.path.name!r} and {text.name!r}, wanted a Hugging Face "
-            "folder and text; leave it out"
+            "folder with safetensors, and text; leave it out"
         )
     require("--match-blocks", "torch", "transformers")
     return source.hf_folder
@@ -107,7 +118,8 @@ class _Part:
       S: f32 [N, K], zero outside the support.
       B, A: f32 [N, r] and [r, K].
       fixed: whether S lies on a grid.
-      names: of the torch model's parameters, with the rows of each.
+      names: of the torch block's parameters, with the rows of each.
+      conv1d: whether those are [K, N].
     """
 
     linear: Linear
@@ -117,11 +129,13 @@ class _Part:
     A: Tensor
     fixed: bool
     names: list[tuple[str, int, int]]
+    conv1d: bool
 
     def weights(self) -> dict[str, Tensor]:
         """S + B·A by parameter; part of the graph of autograd."""
         W = self.S * self.support + self.B @ self.A
-        return {name: W[start:stop] for name, start, stop in self.names}
+        rows = {name: W[start:stop] for name, start, stop in self.names}
+        return {name: part.T for name, part in rows.items()} if self.conv1d else rows
 
     def trained(self) -> list[Tensor]:
         """The tensors that Adam moves."""
@@ -130,61 +144,90 @@ class _Part:
 
 @dataclasses.dataclass
 class _Batch:
-    """Some texts on their way through the model: the dense one's hidden states, and ours."""
+    """Some texts on their way through the model: the dense one's hidden states, and ours.
+
+    Attributes:
+      dense, ours: f32 [texts, tokens, width].
+      calls: what each block is called with beside the hidden states, in order.
+      mask: f32 [texts, tokens, 1], 1 where there is a token.
+    """
 
     dense: Tensor
     ours: Tensor
-    arguments: dict[str, Any]
-    mask: Tensor  # f32 [texts, tokens, 1]: 1 where there is a token
+    calls: list[Call]
+    mask: Tensor
 
 
 class Matcher:
     """Holds the torch model and the texts, and goes through the blocks in order."""
 
-    def __init__(self, source: Source, checkpoint: StructuredCheckpoint, text: Path) -> None:
+    def __init__(self, source: Source, text: Path, *, limit: int | None = None) -> None:
         """Loads both.
+
+        Args:
+          source: the dense model.
+          text: calibration texts.
+          limit: batches to make; None makes all.
 
         Raises:
           RequestError, ModelError: as `match_blocks`.
         """
-        folder = check_matchable(source, text)
-        self._model = _load(source)
-        self._checkpoint = checkpoint
+        folder = _folder(source, text)
+        self._model = _load(folder)
         self._blocks = _blocks(self._model)
-        self._batches = list(self._first_batches(folder, text))
+        batches = _batches(self._model, self._blocks, folder, text)
+        self.batches = list(itertools.islice(batches, limit))
+        if not self.batches:
+            raise RequestError(f"the texts of {str(text)!r} have no tokens: give other text")
 
-    def run(self, steps: int, progress: Progress | None) -> dict[str, tuple[F32, F32, F32]]:
-        """S, B and A of every Linear that lies in a block, by name."""
-        import torch
-
+    def run(
+        self, checkpoint: StructuredCheckpoint, steps: int, progress: Progress | None = None
+    ) -> dict[str, tuple[F32, F32, F32]]:
+        """S, B and A of every Linear of `checkpoint` that lies in a block, by name."""
         found: dict[str, tuple[F32, F32, F32]] = {}
-        total = steps * len(self._blocks)
-        for number, (prefix, block) in enumerate(self._blocks):
-            parts = self._parts(prefix)
-            goals = []
-            with torch.no_grad():
-                for batch in self._batches:
-                    goals.append(_forward(block, {}, batch.dense, batch.arguments))
-            for step, loss in enumerate(self._train(block, parts, goals, steps), 1):
+        parts = [self._parts(checkpoint, prefix, block) for prefix, block in self._blocks]
+        if not any(parts):
+            raise ModelError(
+                f"no matrix of {checkpoint.path.name!r} is a parameter of a transformer block as "
+                "the model's folder has it: leave --match-blocks out"
+            )
+        for number, (prefix, _) in enumerate(self._blocks):
+            goals = self._goals(number)
+            for step, loss in enumerate(self._train(number, parts[number], goals, steps), 1):
                 if not np.isfinite(loss):
-                    raise ModelError(
-                        f"block {prefix!r} is not finite after {step} steps of matching: the "
-                        "model overflows on the calibration text, leave --match-blocks out"
-                    )
+                    raise _not_finite(prefix, f"after {step} steps of")
                 if progress is not None:
+                    total = steps * len(self._blocks)
                     progress(number * steps + step, total, f"matching {prefix}")
-            with torch.no_grad():
-                weights = _weights(parts)
-                for batch, goal in zip(self._batches, goals, strict=True):
-                    batch.ours = _forward(block, weights, batch.ours, batch.arguments)
-                    batch.dense = goal
-            for part in parts:
+            self._go_on(number, parts[number], goals)
+            for part in parts[number]:
                 S, B, A = (t.detach().numpy() for t in (part.S * part.support, part.B, part.A))
+                if not all(np.isfinite(x).all() for x in (S, B, A)):
+                    raise _not_finite(prefix, "by")
                 found[part.linear.name] = S, B, A
         return found
 
+    def _goals(self, number: int) -> list[Tensor]:
+        """The dense block's outputs."""
+        import torch
+
+        block = self._blocks[number][1]
+        with torch.no_grad():
+            return [_forward(block, {}, b.dense, b.calls[number]) for b in self.batches]
+
+    def _go_on(self, number: int, parts: list[_Part], goals: list[Tensor]) -> None:
+        """Takes both hidden states of every batch past a block."""
+        import torch
+
+        block = self._blocks[number][1]
+        with torch.no_grad():
+            weights = _weights(parts)
+            for batch, goal in zip(self.batches, goals, strict=True):
+                batch.ours = _forward(block, weights, batch.ours, batch.calls[number])
+                batch.dense = goal
+
     def _train(
-        self, block: Any, parts: list[_Part], goals: list[Tensor], steps: int
+        self, number: int, parts: list[_Part], goals: list[Tensor], steps: int
     ) -> Iterator[float]:
         """Steps of Adam; the loss of each, relative to the goal's power."""
         import torch
@@ -192,6 +235,7 @@ class Matcher:
         groups = [_group(t) for part in parts for t in part.trained() if t.numel()]
         if not groups:
             return
+        block = self._blocks[number][1]
         optimizer = torch.optim.Adam(groups, betas=(0.9, 0.95))
         peak = [group["lr"] for group in optimizer.param_groups]
         order = np.random.default_rng(SEED)
@@ -201,73 +245,77 @@ class Matcher:
             i = queue.pop()
             for group, rate in zip(optimizer.param_groups, peak, strict=True):
                 group["lr"] = rate * 0.5 * (1 + np.cos(np.pi * step / steps))
-            batch = self._batches[i]
-            out = _forward(block, _weights(parts), batch.ours, batch.arguments)
+            batch = self.batches[i]
+            out = _forward(block, _weights(parts), batch.ours, batch.calls[number])
             loss = _loss(out, goals[i], batch.mask)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             yield float(loss.detach())
 
-    def _parts(self, prefix: str) -> list[_Part]:
+    def _parts(self, checkpoint: StructuredCheckpoint, prefix: str, block: Any) -> list[_Part]:
         """The structured Linears all of whose rows are parameters of one block."""
         import torch
 
         parts = []
-        for name in self._checkpoint.names:
-            linear = self._checkpoint.entry(name).linear
-            names = [self._own_name(prefix, rows.parameter) for rows in linear.sources]
-            if not names or None in names:
+        for name in checkpoint.names:
+            linear = checkpoint.entry(name).linear
+            places = [(_own_name(prefix, rows.parameter), rows) for rows in linear.sources]
+            names = [(own, rows.start, rows.stop) for own, rows in places if own is not None]
+            if sum(stop - start for _, start, stop in names) != linear.N:
                 continue
-            S = torch.from_numpy(self._checkpoint.sparse_matrix(name))
-            index, _ = self._checkpoint.sparse(name)
+            S = torch.from_numpy(checkpoint.sparse_matrix(name))
+            index, _ = checkpoint.sparse(name)
             support = torch.zeros(linear.numel, dtype=torch.bool)
             support[torch.from_numpy(index.astype(np.int64))] = True
-            A, B = (torch.from_numpy(x.copy()) for x in self._checkpoint.adapter(name))
-            fixed = self._checkpoint.entry(name).value_type is not None
+            A, B = (torch.from_numpy(x.copy()) for x in checkpoint.adapter(name))
+            fixed = checkpoint.entry(name).value_type is not None
             parts.append(
                 _Part(
                     linear, support.reshape(S.shape), S.requires_grad_(not fixed),
-                    B.requires_grad_(), A.requires_grad_(), fixed,
-                    [(str(n), s.start, s.stop) for n, s in zip(names, linear.sources, strict=True)],
+                    B.requires_grad_(), A.requires_grad_(), fixed, names,
+                    _is_conv1d(block, names[0][0]),
                 )
             )  # fmt: skip
         return parts
 
-    def _own_name(self, prefix: str, parameter: str) -> str | None:
-        """The parameter's name inside the block `prefix`; None where it lies elsewhere.
 
-        An encoder may have been saved with a prefix that the bare model lacks.
-        """
-        place = f".{parameter}".find(f".{prefix}.")
-        return None if place < 0 else parameter[place + len(prefix) + 1 :]
-
-    def _first_batches(self, folder: Path, text: Path) -> Iterator[_Batch]:
-        """Runs the dense model up to its first block."""
-        import torch
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        longest = min(TOKENS_PER_TEXT, tokenizer.model_max_length, _positions(self._model))
-        texts = _spliced(read_texts(text), SPLICED)
-        for some in _of_like_length(texts, tokenizer, longest):
-            padded = tokenizer(
-                some, truncation=True, max_length=longest, padding=True, return_tensors="pt"
-            )
-            hidden, arguments = _caught(self._model, self._blocks[0][1], dict(padded))
-            mask = padded["attention_mask"][:, :, None].to(torch.float32)
-            yield _Batch(hidden, hidden, arguments, mask)
+def _not_finite(prefix: str, when: str) -> ModelError:
+    return ModelError(
+        f"block {prefix!r} is not finite {when} matching: the model overflows on the calibration "
+        "text, leave --match-blocks out"
+    )
 
 
-def _load(source: Source) -> Any:
-    """The dense model in f32 without dropout."""
+def _own_name(prefix: str, parameter: str) -> str | None:
+    """The parameter's name inside the block `prefix`; None where it lies elsewhere.
+
+    A folder may have been saved with a prefix that the bare model lacks.
+    """
+    place = f".{parameter}".find(f".{prefix}.")
+    return None if place < 0 else parameter[place + len(prefix) + 1 :]
+
+
+def _is_conv1d(block: Any, parameter: str) -> bool:
+    """Whether the parameter is kept as [K, N], as GPT-2 does."""
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(block.get_submodule(parameter.rpartition(".")[0]), Conv1D)
+
+
+def _load(folder: Path) -> Any:
+    """The dense model in f32, without its head."""
     import torch
-    from transformers import AutoModel, AutoModelForCausalLM
+    from transformers import AutoModel
 
-    kind = AutoModelForCausalLM if source.kind == "decoder" else AutoModel
-    model = kind.from_pretrained(source.hf_folder, local_files_only=True, dtype=torch.float32)
+    try:
+        model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(
+            f"transformers can't load {str(folder)!r} ({error}): leave --match-blocks out"
+        ) from error
+    # An encoder-decoder is exported as its encoder.
+    model = model.get_encoder() if getattr(model.config, "is_encoder_decoder", False) else model
     model.config.use_cache = False  # a cache would grow with every call of a block
     return model.eval().requires_grad_(False)
 
@@ -287,8 +335,33 @@ def _blocks(model: Any) -> list[tuple[str, Any]]:
     return [(f"{name}.{i}", block) for i, block in enumerate(longest)]
 
 
-def _positions(model: Any) -> int:
-    return int(getattr(model.config, "max_position_embeddings", None) or TOKENS_PER_TEXT)
+def _batches(
+    model: Any, blocks: list[tuple[str, Any]], folder: Path, text: Path
+) -> Iterator[_Batch]:
+    """The dense model's way to each of its blocks, batch by batch."""
+    import torch
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"the tokenizer in {str(folder)!r} can't be loaded ({error}): add its files, or leave "
+            "--match-blocks out"
+        ) from error
+    positions = getattr(model.config, "max_position_embeddings", None) or TOKENS_PER_TEXT
+    longest = int(min(TOKENS_PER_TEXT, tokenizer.model_max_length, positions))
+    tokens = (
+        tokenizer(some, truncation=True, max_length=longest)["input_ids"]
+        for some in _spliced(read_texts(text), SPLICED)
+    )
+    for rows in _of_like_length(tokens):
+        ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int64)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = torch.tensor(row)
+        attention = torch.tensor([[int(j < len(row)) for j in range(ids.shape[1])] for row in rows])
+        hidden, calls = _watched(model, blocks, {"input_ids": ids, "attention_mask": attention})
+        yield _Batch(hidden, hidden, calls, attention[:, :, None].to(torch.float32))
 
 
 def _spliced(texts: Sequence[str], times: int) -> list[str]:
@@ -303,57 +376,74 @@ def _spliced(texts: Sequence[str], times: int) -> list[str]:
     return [*texts, *made]
 
 
-def _of_like_length(texts: Sequence[str], tokenizer: Any, longest: int) -> list[list[str]]:
+def _of_like_length(texts: Iterable[list[int]]) -> list[list[list[int]]]:
     """Batches of texts with nearly as many tokens, so that little is padding."""
-    counted: list[tuple[int, str]] = []
+    kept: list[list[int]] = []
     total = 0
-    for text in texts:
-        count = min(longest, len(tokenizer(text)["input_ids"]))
-        counted.append((count, text))
-        total += count
+    for ids in texts:
+        kept += [ids] if ids else []
+        total += len(ids)
         if total >= LIMIT_TOKENS:
             break
-    counted.sort(key=lambda pair: pair[0])
-    ordered = [text for count, text in counted if count]
-    return [ordered[i : i + BATCH] for i in range(0, len(ordered), BATCH)]
+    kept.sort(key=len)
+    return [kept[i : i + BATCH] for i in range(0, len(kept), BATCH)]
 
 
-class _FirstBlockReachedError(Exception):
-    """Ends a forward pass at the first block."""
+def _watched(
+    model: Any, blocks: list[tuple[str, Any]], inputs: dict[str, Any]
+) -> tuple[Tensor, list[Call]]:
+    """The first block's hidden states, and what every block is called with beside them.
 
-
-def _caught(model: Any, block: Any, inputs: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
-    """What the block is called with: the hidden states, and the rest by keyword."""
+    Raises:
+      ModelError: the blocks are no chain, each called once with what the last one gave.
+    """
     import torch
 
-    caught: list[tuple[Tensor, dict[str, Any]]] = []
+    seen: list[tuple[int, Tensor, Call]] = []
 
-    def hook(_: Any, positional: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+    def watch(number: int, module: Any, positional: tuple[Any, ...], keywords: Any) -> None:
         rest = dict(keywords)
-        hidden = positional[0] if positional else rest.pop("hidden_states")
-        if len(positional) > 1:
-            rest["attention_mask"] = positional[1]
-        caught.append((hidden, rest))
-        raise _FirstBlockReachedError
+        first = next(iter(inspect.signature(module.forward).parameters))
+        hidden = positional[0] if positional else rest.pop(first)
+        seen.append((number, hidden, (positional[1:], rest)))
 
-    handle = block.register_forward_pre_hook(hook, with_kwargs=True)
+    handles = [
+        block.register_forward_pre_hook(partial(watch, number), with_kwargs=True)
+        for number, (_, block) in enumerate(blocks)
+    ]
     try:
         with torch.no_grad():
             model(**inputs)
-    except _FirstBlockReachedError:
-        pass
     finally:
-        handle.remove()
-    return caught[0]
+        for handle in handles:
+            handle.remove()
+    calls = [call for _, _, call in seen]
+    if [number for number, _, _ in seen] != list(range(len(blocks))) or not _is_chain(blocks, seen):
+        raise ModelError(
+            f"the blocks {blocks[0][0]!r} … {blocks[-1][0]!r} are not called once each, with what "
+            "the one before gave: leave --match-blocks out"
+        )
+    return seen[0][1], calls
 
 
-def _forward(
-    block: Any, weights: dict[str, Tensor], hidden: Tensor, arguments: dict[str, Any]
-) -> Tensor:
+def _is_chain(blocks: list[tuple[str, Any]], seen: list[tuple[int, Tensor, Call]]) -> bool:
+    """Whether every block, called again, gives what the next one was called with."""
+    import torch
+
+    with torch.no_grad():
+        for (number, hidden, call), (_, wanted, _) in itertools.pairwise(seen):
+            out = _forward(blocks[number][1], {}, hidden, call)
+            if out.shape != wanted.shape or not torch.allclose(out, wanted, rtol=1e-3, atol=1e-4):
+                return False
+    return True
+
+
+def _forward(block: Any, weights: dict[str, Tensor], hidden: Tensor, call: Call) -> Tensor:
     """The block's output with some of its weights replaced."""
     import torch
 
-    out = torch.func.functional_call(block, weights, (hidden,), arguments)
+    positional, keywords = call
+    out = torch.func.functional_call(block, weights, (hidden, *positional), keywords)
     return out[0] if isinstance(out, tuple) else out
 
 

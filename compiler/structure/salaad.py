@@ -108,7 +108,11 @@ class Salaad:
         self.settings: dict[str, float | int] = {
             "target_rank": target_rank, "target_density": target_density, "every": every,
             "k_alpha": k_alpha, "k_beta": k_beta, "derivative": derivative, "energy": energy,
+            "start": start,
         } | {f"rho_{kind}": value for kind, value in by_kind.items()}  # fmt: skip
+        for name, step in (("late_from", late_from), ("refit_from", refit_from)):
+            if step is not None:
+                self.settings[name] = step
         self.steps = self.passes = 0
         self.updated = False
         self._seconds, self._timed = 0.0, 0
@@ -150,8 +154,9 @@ class Salaad:
         self._timed += 1
         since = self.steps - self._start
         self.updated = since >= 0 and since % self.every == 0
-        if self._refit_from is not None and self.steps >= self._refit_from:
-            self._follow()
+        refitted = any(block.refitted for block in self.blocks)  # a state may be ahead of settings
+        if refitted or (self._refit_from is not None and self.steps >= self._refit_from):
+            self._follow(first=not refitted)
         elif self.updated:
             self.update()
         self._seconds += time.perf_counter() - started
@@ -171,7 +176,13 @@ class Salaad:
             )
 
     def update(self) -> None:
-        """One ADMM pass over all blocks, due or not."""
+        """One ADMM pass over all blocks, due or not.
+
+        Raises:
+          RequestError: rank and support are held already.
+        """
+        if any(block.refitted for block in self.blocks):
+            raise RequestError("the refit has begun: there are no more passes of ADMM, only step()")
         late = self._late_from is not None and self.steps >= self._late_from
         for block in self.blocks:
             block.check_finite()  # of all, before any changes
@@ -179,9 +190,8 @@ class Salaad:
             block.update(late=late)
         self.passes += 1
 
-    def _follow(self) -> None:
+    def _follow(self, *, first: bool) -> None:
         """A step of the refit; its first sets it up."""
-        first = self.steps == self._refit_from
         if first or self.updated:
             for block in self.blocks:
                 block.check_finite()

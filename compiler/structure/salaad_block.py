@@ -204,8 +204,8 @@ class Block:
             X = self.X()
             passed = self.figures is not None
             Z = self.surrogate() if passed else X  # averaged over passes, L + S has less noise
-            rank = round(self.rank.target * min(self.N, self.K))
-            nnz = round(self.density.target * self.N * self.K)
+            rank = _part_of(self.rank.target, min(self.N, self.K))
+            nnz = _part_of(self.density.target, self.N * self.K)
             self._refit, self._pull = Refit(Z, self.S, rank, nnz), None
             self.B, self.A = X.new_zeros(self.N, 0), X.new_zeros(0, self.K)  # the Refit has them
             self.S = self.Y = X.new_zeros(0, 0)
@@ -266,6 +266,11 @@ class Block:
     def _rows(self, matrix: Tensor) -> list[Tensor]:
         return [matrix[start:stop] for _, start, stop in self.rows()]
 
+    @property
+    def refitted(self) -> bool:
+        """Whether rank and support are held."""
+        return self._refit is not None
+
     def state_dict(self) -> dict[str, Any]:
         """All that the next pass depends on."""
         return {
@@ -282,7 +287,7 @@ class Block:
         Raises:
           ModelError: the state is of a matrix of another shape.
         """
-        refit = state["refit"]
+        refit = state.get("refit")  # states of an earlier version have none
         shape = list((state["S"] if refit is None else refit["S"]).shape)
         if shape != [self.N, self.K]:
             raise ModelError(
@@ -300,3 +305,8 @@ class Block:
         self.figures = None if figures is None else BlockFigures(**figures)
         pulled = figures is not None and refit is None
         self._pull = self.Y - self.rho * self.surrogate() if pulled else None
+
+
+def _part_of(target: float, whole: int) -> int:
+    """A target in units; at least one, where there is a target: nothing can't be trained."""
+    return max(1, round(target * whole)) if target > 0 else 0

@@ -113,19 +113,19 @@ class CheckpointWriter:
         return digest.hexdigest()
 
     def keep(self, linear: Linear, fingerprint: str) -> bool:
-        """Takes over the file of an earlier run, if it is there, whole and of this fingerprint."""
-        from safetensors import SafetensorError, safe_open
-
+        """Takes over a file of this fingerprint: of a killed run, or of what is to be replaced."""
         file = self._partial / self._file_name(linear)
-        try:
-            with safe_open(file, framework="numpy") as opened:
-                header = json.loads((opened.metadata() or {})[METADATA_KEY])
-            if header["fingerprint"] != fingerprint:
-                return False
-            self._entries[linear.name] = entry_from(linear, header["entry"])
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError):
-            return False
-        return True
+        entry = _entry_of(file, linear, fingerprint)
+        if entry is None and self._replace:
+            old = self.path / self._file_name(linear)
+            entry = _entry_of(old, linear, fingerprint)
+            if entry is not None:
+                unfinished = file.with_suffix(".writing")
+                shutil.copyfile(old, unfinished)
+                os.replace(unfinished, file)
+        if entry is not None:
+            self._entries[linear.name] = entry
+        return entry is not None
 
     def write(self, linear: Linear, decomposition: Decomposition, fingerprint: str) -> None:
         """Writes one Linear's file; threads may do so at once for different Linears."""
@@ -252,6 +252,20 @@ def _locked(partial: Path, path: Path) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def _entry_of(file: Path, linear: Linear, fingerprint: str) -> Entry | None:
+    """The entry in the header of a Linear's file, if that is whole and of this fingerprint."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            header = json.loads((opened.metadata() or {})[METADATA_KEY])
+        if header["fingerprint"] != fingerprint:
+            return None
+        return entry_from(linear, header["entry"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _remove(folder: Path) -> None:

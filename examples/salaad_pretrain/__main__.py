@@ -45,6 +45,7 @@ class Plan:
       run: of both trainings.
       shape: of the model.
       refit_from: part of the steps after which SALAAD holds rank and support.
+      head: whether SALAAD takes lm_head too.
       every_file: the corpus takes one file in so many.
       held_out: sequences of the final perplexities.
       budgets: of the spectrum.
@@ -54,6 +55,7 @@ class Plan:
     run: Run
     shape: Shape = dataclasses.field(default_factory=Shape)
     refit_from: float = 0.6
+    head: bool = False
     every_file: int = 1
     held_out: int = 10_000
     budgets: int = 16
@@ -74,15 +76,19 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=Run.rate, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--budgets", type=int, default=Plan.budgets)
+    parser.add_argument("--head", action="store_true", help="SALAAD takes lm_head too")
     parser.add_argument("--bf16", action="store_true", help="multiply in bfloat16; see Run")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("-o", "--out", type=Path, help="keeps states, models and artifacts")
     arguments = parser.parse_args()
+    if arguments.budgets < 2:
+        parser.error(f"--budgets: got {arguments.budgets}, wanted at least 2")
     torch.set_num_threads(arguments.threads)
     run = Run(
         steps=arguments.steps, rate=arguments.rate, seed=arguments.seed, autocast=arguments.bf16
     )  # fmt: skip
     plan = QUICK if arguments.quick else Plan(run, budgets=arguments.budgets)
+    plan = dataclasses.replace(plan, head=arguments.head)
     with tempfile.TemporaryDirectory() as scratch:
         print(compare(arguments.out or Path(scratch), plan))
 
@@ -121,10 +127,12 @@ def structure(model: Any, plan: Plan) -> Salaad:
     """SALAAD as this example sets it.
 
     The embedding stays dense: it is looked up, not multiplied, and its table is stored in 8 bits
-    whatever structure it has. α and β rise gently, in steps that suit a few hundred passes.
+    whatever structure it has. So does lm_head, unless `plan` says otherwise: its softmax has a use
+    for every direction. α and β rise gently, in steps that suit a few hundred passes.
     """
+    exclude = ["*embed_tokens*"] if plan.head else ["*embed_tokens*", "*lm_head*"]
     return Salaad(
-        model, exclude=["*embed_tokens*"], stacks=STACKS, target_rank=0.15, target_density=0.10,
+        model, exclude=exclude, stacks=STACKS, target_rank=0.15, target_density=0.10,
         k_alpha=0.005, k_beta=0.005, late_from=0,
         refit_from=round(plan.refit_from * plan.run.steps),
     )  # fmt: skip
@@ -171,6 +179,7 @@ def _write_engines(out: Path, checkpoint: Path, held_out: Any, folder: Path, pla
             }
         )
     (out / "engines.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    (out / "decode.json").unlink(missing_ok=True)  # of an earlier run's models
     if plan.rounds:
         _time_decode(out, {name: folder / name for name in titles}, plan.rounds)
 

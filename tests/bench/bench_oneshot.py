@@ -5,7 +5,8 @@
 All 36 projections; 128 docstrings calibrate, 512 others are embedded. The layer loss is
 Σ tr((W − Ŵ)·H·(W − Ŵ)ᵀ) with H of the dense model, undamped. Bits are those of the blobs, of
 adapters in i8 with one scale a row (f16 beside f16 values), and of one f16 scale for each dense
-group.
+group. Rows "whole" are checkpoints of `slc structure`, with adapters in f16 as an export has them,
+and their seconds include calibration.
 """
 
 from __future__ import annotations
@@ -155,12 +156,12 @@ METHODS: dict[str, Method | Whole] = {
     "oats f16 .5 r32": sparse_method(diagonal, 0.5, 32, "f16"),
     "oats (10 alternations) f16 .5 r32": sparse_method(diagonal, 0.5, 32, "f16", iterations=10),
     "hessian f16 .5 r32": sparse_method(hessian.decompose_matrix, 0.5, 32, "f16"),
-    "hessian f16 .5 r32, matched": Whole(0.5, 32, iterations=400, steps=300),
-    "hessian i4 .5 r8": Whole(0.5, 8, "i4"),
-    "hessian i4 .5 r8, balanced": Whole(0.5, 8, "i4", balance=True),
-    "hessian i4 .5 r8, balanced, matched": Whole(0.5, 8, "i4", True, 400, 300),
-    "hessian i4 .38 r6, balanced, matched": Whole(0.38, 6, "i4", True, 400, 300),
-    "hessian i4 .27 r5, balanced, matched": Whole(0.27, 5, "i4", True, 400, 300),
+    "whole: hessian f16 .5 r32, matched": Whole(0.5, 32, iterations=400, steps=300),
+    "whole: hessian i4 .5 r8": Whole(0.5, 8, "i4"),
+    "whole: hessian i4 .5 r8, balanced": Whole(0.5, 8, "i4", balance=True),
+    "whole: hessian i4 .5 r8, balanced, matched": Whole(0.5, 8, "i4", True, 400, 300),
+    "whole: hessian i4 .38 r6, balanced, matched": Whole(0.38, 6, "i4", True, 400, 300),
+    "whole: hessian i4 .27 r5, balanced, matched": Whole(0.27, 5, "i4", True, 400, 300),
     "GPTQ int4 g32": dense_method(4, 32, 0),
     "GPTQ + descent int4 g32": dense_method(4, 32, 4),
     "GPTQ + descent int4 g128": dense_method(4, 128, 4),
@@ -224,7 +225,7 @@ def compare(
     session = ort.InferenceSession(work / "base/model.onnx")
     oats_losses: dict[str, float] = {}
     rows = []
-    print(f"{'method':<36}{'bits':>6}{'loss':>9}{'x oats':>8}{'worst':>7}{'cosine':>8}{'worst':>7}")
+    print(f"{'method':<44}{'bits':>6}{'loss':>9}{'x oats':>8}{'worst':>7}{'cosine':>8}{'worst':>7}")
     for name, method in chosen.items():
         start = time.perf_counter()
         if isinstance(method, Whole):
@@ -244,7 +245,7 @@ def compare(
         rows.append(row)
         ratio = row.loss / sum(oats_losses.values())
         print(
-            f"{name:<36}{bits:>6.2f}{row.loss:>9.2f}{ratio:>8.3f}{worst:>7.3f}"
+            f"{name:<44}{bits:>6.2f}{row.loss:>9.2f}{ratio:>8.3f}{worst:>7.3f}"
             f"{row.mean_cosine:>8.4f}{row.worst_cosine:>7.3f}   {seconds:.0f} s",
             flush=True,
         )

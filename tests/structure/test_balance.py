@@ -48,6 +48,7 @@ def test_the_size_follows_the_matrix_at_equal_bytes(value_type: str | None) -> N
     options = {"seed": 0, "value_type": value_type, "group": 64}
     of_rank = balanced(planted(8, 0.1, 0), H, size, **options)
     of_values = balanced(planted(1, 0.4, 0), H, size, **options)
+    assert of_values != size
     if value_type is None:  # the cheaper a value, the more of even a planted L goes to S
         assert of_rank.rank > of_values.rank
         assert of_rank.density < of_values.density

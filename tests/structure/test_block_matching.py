@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,8 @@ from slc.compiler import api
 from slc.compiler.errors import ModelError, RequestError
 from slc.compiler.frontends import load, weight_array
 from slc.compiler.frontends.source import Source
-from slc.compiler.structure import block_matching
+from slc.compiler.linear import Linear
+from slc.compiler.structure import block_matching, hessian
 from slc.compiler.structure.block_matching import Matcher, match_blocks
 from slc.compiler.structure.calibration import activation_grams
 from slc.compiler.structure.checkpoint import StructuredCheckpoint
@@ -65,10 +68,76 @@ def decomposed(
 
 def distance(source: Source, checkpoint: StructuredCheckpoint, text: Path) -> float:
     """Of the last block's output from the dense model's: mean square over mean square."""
-    matcher = Matcher(source, checkpoint, text)
-    matcher.run(0, None)  # no step: every block as the checkpoint has it
-    error = sum(float(((b.ours - b.dense) * b.mask).square().sum()) for b in matcher._batches)
-    return error / sum(float((b.dense * b.mask).square().sum()) for b in matcher._batches)
+    matcher = Matcher(source, text)
+    matcher.run(checkpoint, 0)  # no step: every block as the checkpoint has it
+    error = sum(float(((b.ours - b.dense) * b.mask).square().sum()) for b in matcher.batches)
+    return error / sum(float((b.dense * b.mask).square().sum()) for b in matcher.batches)
+
+
+def tiny(kind: str) -> Any:
+    """A model with random weights whose blocks are called in a way of their own."""
+    from transformers import AutoModel
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    size = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "vocab_size": 99}
+    options: dict[str, dict[str, Any]] = {
+        "mpnet": size | {"intermediate_size": 48},  # a position bias by position
+        "modernbert": size | {"intermediate_size": 48, "pad_token_id": 0, "cls_token_id": 1,
+                              "sep_token_id": 2, "bos_token_id": 1, "eos_token_id": 2},
+        "t5": {"d_model": 32, "d_ff": 48, "d_kv": 16, "num_layers": 3, "num_heads": 2,
+               "vocab_size": 99},  # the first block's bias is handed on
+        "gpt2": {"n_embd": 32, "n_layer": 3, "n_head": 2, "vocab_size": 99},
+        "llama": size | {"intermediate_size": 48},
+        "distilbert": {"dim": 32, "hidden_dim": 48, "n_layers": 3, "n_heads": 2, "vocab_size": 99},
+        "albert": size | {"intermediate_size": 48, "embedding_size": 16},
+    }  # fmt: skip
+    torch.manual_seed(0)
+    config = CONFIG_MAPPING[kind](**options[kind])
+    model = AutoModel.from_config(config).eval()
+    return model.get_encoder() if kind == "t5" else model
+
+
+@pytest.mark.parametrize("kind", ["mpnet", "modernbert", "t5", "gpt2", "llama", "distilbert"])
+def test_blocks_one_by_one_are_the_model(kind: str) -> None:
+    model = tiny(kind)
+    model.config.use_cache = False
+    ids = torch.arange(1, 41).reshape(2, 20)
+    mask = torch.ones_like(ids)
+    mask[1, 12:] = 0
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    blocks = block_matching._blocks(model)
+    outputs: list[Any] = []
+    for _, block in blocks:
+        block.register_forward_hook(lambda _m, _i, out: outputs.append(out))
+    with torch.no_grad():
+        model(**inputs)
+    wanted = [out[0] if isinstance(out, tuple) else out for out in outputs]
+    hidden, calls = block_matching._watched(model, blocks, inputs)
+    assert len(calls) == len(blocks) == len(wanted)
+    with torch.no_grad():
+        for (_, block), call, goal in zip(blocks, calls, wanted, strict=True):
+            hidden = block_matching._forward(block, {}, hidden, call)
+            torch.testing.assert_close(hidden, goal)
+
+
+def test_a_block_that_is_called_again_and_again_is_refused() -> None:
+    model = tiny("albert")
+    blocks = block_matching._blocks(model)
+    with pytest.raises(ModelError, match="not called once each"):
+        block_matching._watched(model, blocks, {"input_ids": torch.arange(1, 9)[None]})
+
+
+def test_a_conv1d_takes_its_weight_transposed() -> None:
+    block = block_matching._blocks(tiny("gpt2"))[0][1]
+    assert block_matching._is_conv1d(block, "mlp.c_fc.weight")
+    W = block.mlp.c_fc.weight.detach().T.clone()
+    N, K = W.shape
+    linear = Linear("fc", N, K, "w", False, ("n",))
+    part = block_matching._Part(
+        linear, torch.ones(N, K, dtype=torch.bool), W, torch.zeros(N, 0), torch.zeros(0, K), True,
+        [("mlp.c_fc.weight", 0, N)], True,
+    )  # fmt: skip
+    torch.testing.assert_close(part.weights()["mlp.c_fc.weight"], block.mlp.c_fc.weight.detach())
 
 
 @pytest.mark.parametrize("kind", ["llama", "bert"])
@@ -129,7 +198,7 @@ def test_parts_that_are_not_there(
     first = decomposed(bert, tmp_path / "first.slr", text, density=density, rank=rank)
     made = match_blocks(bert, first, tmp_path / "m.slr", text, steps=2)
     for name in made.names:
-        assert made.entry(name).rank == first.entry(name).rank
+        assert made.entry(name).rank <= first.entry(name).rank  # an L of zeros has none
         assert np.isfinite(made.dense(name)).all()
 
 
@@ -139,8 +208,34 @@ def test_an_exported_model_is_matched(tmp_path: Path, text: Path, tiny_llama: Pa
         tiny_llama, tmp_path / "out", density=0.3, rank=3, calibrate=text, iterations=5,
         match_blocks=2, save_structured=kept,
     )  # fmt: skip
-    assert StructuredCheckpoint(kept).meta.settings["match_blocks"] == 2
+    matched = StructuredCheckpoint(kept)
+    assert matched.meta.settings["match_blocks"] == 2
+    first = api.structure(
+        tiny_llama, tmp_path / "first.slr", density=0.3, rank=3, calibrate=text, iterations=5
+    )
+    name = matched.names[0]
+    assert not np.array_equal(matched.dense(name), first.dense(name))
+    shutil.rmtree(first.path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["kept.slr", "out"]
+
+
+def test_a_run_that_is_stopped_while_matching_goes_on(
+    tmp_path: Path, text: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"density": 0.3, "rank": 3, "calibrate": text, "iterations": 5, "match_blocks": 2}
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(block_matching, "match_blocks", stop)
+    with pytest.raises(KeyboardInterrupt):
+        api.structure(tiny_llama, tmp_path / "m.slr", **options)
+    assert [p.name for p in tmp_path.iterdir()] == [".m.slr.unmatched.slr"]
+    monkeypatch.undo()
+    monkeypatch.setattr(hessian, "decompose_matrix", stop)  # all of it is there already
+    made = api.structure(tiny_llama, tmp_path / "m.slr", **options)
+    assert made.meta.settings["match_blocks"] == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["m.slr"]
 
 
 def test_what_can_not_be_matched(
@@ -148,14 +243,23 @@ def test_what_can_not_be_matched(
 ) -> None:
     first = decomposed(bert, tmp_path / "first.slr", text)
     out = tmp_path / "m.slr"
-    with pytest.raises(RequestError, match="wanted a Hugging Face folder and text"):
+    with pytest.raises(RequestError, match="wanted a Hugging Face folder with safetensors"):
         match_blocks(bert, first, out, text.with_suffix(".npz"), steps=2)
     file = dataclasses.replace(bert, hf_folder=None)
-    with pytest.raises(RequestError, match="wanted a Hugging Face folder and text"):
+    with pytest.raises(RequestError, match="wanted a Hugging Face folder with safetensors"):
         match_blocks(file, first, out, text, steps=2)
     nan = torch.tensor(np.nan, requires_grad=True)
     monkeypatch.setattr(block_matching, "_loss", lambda *_: nan)
     with pytest.raises(ModelError, match="not finite after 1 step"):
+        match_blocks(bert, first, out, text, steps=2)
+    monkeypatch.undo()
+    elsewhere = dataclasses.replace(
+        bert, linears=[dataclasses.replace(linear, sources=()) for linear in bert.linears]
+    )
+    with pytest.raises(RequestError, match="safetensors"):
+        match_blocks(elsewhere, first, out, text, steps=2)
+    monkeypatch.setattr(block_matching, "_own_name", lambda *_: None)
+    with pytest.raises(ModelError, match=r"no matrix of 'first\.slr' is a"):
         match_blocks(bert, first, out, text, steps=2)
     monkeypatch.undo()
     monkeypatch.setattr(block_matching, "_load", lambda _: torch.nn.Linear(2, 2))

@@ -168,6 +168,44 @@ def test_edges(rank: float, density: float) -> None:
         assert (figures.rank > 0) == (rank > 0)
 
 
+@pytest.mark.parametrize(("rank", "density"), [(0.15, 0.0), (0.0, 0.001)])
+def test_a_small_matrix_keeps_something(rank: float, density: float) -> None:
+    """0.15 of two rows is less than one component: one is left, and it trains."""
+    layer = nn.Linear(32, 2, bias=False)
+    salaad = Salaad(layer, target_rank=rank, target_density=density, every=2, start=1, refit_from=1)
+    salaad.step()
+    (figures,) = salaad.figures()
+    assert (figures.rank, figures.nnz) == ((1, 0) if rank else (0, 1))
+    before = layer.weight.detach().clone()
+    assert before.any()
+    with torch.no_grad():
+        layer.weight.add_(1.0)
+    salaad.step()
+    assert not torch.equal(layer.weight, before)
+
+
+@pytest.mark.parametrize(("saved", "loaded"), [(5, 40), (5, None), (None, 7), (40, 7)])
+def test_a_state_decides_whether_the_refit_has_begun(saved: int | None, loaded: int | None) -> None:
+    def fresh(refit_from: int | None) -> tuple[Tied, Salaad]:
+        torch.manual_seed(0)
+        model = Tied()
+        return model, Salaad(model, every=2, rho=0.05, refit_from=refit_from)
+
+    model, salaad = fresh(saved)
+    train(model, salaad, 0, 9)
+    other, other_salaad = fresh(loaded)
+    other.load_state_dict(model.state_dict())
+    other_salaad.load_state_dict(salaad.state_dict())
+    train(other, other_salaad, 9, 14)
+    for block in other_salaad.blocks:
+        assert block.refitted
+        assert (
+            block.X().detach() - block.surrogate()
+        ).abs().max() <= 64 * EPS * block.X().abs().max()
+    with pytest.raises(RequestError, match="the refit has begun"):
+        other_salaad.update()
+
+
 def test_a_zero_matrix() -> None:
     layer = nn.Linear(8, 6, bias=False)
     layer.weight.data.zero_()
