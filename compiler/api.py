@@ -131,8 +131,10 @@ def structure(
     Args:
       model: a Hugging Face folder or an .onnx file.
       out: the .slr folder to make.
-      density: ceiling of S's density; any lower one is a prefix. With `balance` of all on average.
-      rank: ceiling of the residual adapter's rank; any lower one is a prefix. Likewise.
+      density: ceiling of S's density; any lower one is a prefix. With `balance` a part of what
+        every matrix may spend.
+      rank: ceiling of the residual adapter's rank; any lower one is a prefix. Likewise with
+        `balance`.
       method: "salr", "oats" or "hessian"; None: hessian when `calibrate` is given, else salr.
       calibrate: calibration text or inputs.
       iterations: of hessian or oats; None: what each takes by itself.

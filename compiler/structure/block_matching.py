@@ -7,8 +7,9 @@ one's (the "TM", transformer matching, of 3BASiL-TM):
 
     min over values of S (on their support), B and A of ‖block(x̂) − dense block(x)‖²
 
-with the texts that calibrated the decomposition. Nothing is added to what is stored: positions of
-S and ranks stay. S that was rounded for i8 or i4 stays on its grid, and only the adapters move.
+on the texts that calibrated the decomposition, and on splices of them. Nothing is added to what is
+stored: positions of S and ranks stay. S that was rounded for i8 or i4 stays on its grid, and only
+the adapters move.
 """
 
 from __future__ import annotations
@@ -185,26 +186,26 @@ class Matcher:
     ) -> dict[str, tuple[F32, F32, F32]]:
         """S, B and A of every Linear of `checkpoint` that lies in a block, by name."""
         found: dict[str, tuple[F32, F32, F32]] = {}
-        parts = [self._parts(checkpoint, prefix, block) for prefix, block in self._blocks]
-        if not any(parts):
-            raise ModelError(
-                f"no matrix of {checkpoint.path.name!r} is a parameter of a transformer block as "
-                "the model's folder has it: leave --match-blocks out"
-            )
-        for number, (prefix, _) in enumerate(self._blocks):
+        for number, (prefix, block) in enumerate(self._blocks):
+            parts = self._parts(checkpoint, prefix, block)
             goals = self._goals(number)
-            for step, loss in enumerate(self._train(number, parts[number], goals, steps), 1):
+            for step, loss in enumerate(self._train(number, parts, goals, steps), 1):
                 if not np.isfinite(loss):
                     raise _not_finite(prefix, f"after {step} steps of")
                 if progress is not None:
                     total = steps * len(self._blocks)
                     progress(number * steps + step, total, f"matching {prefix}")
-            self._go_on(number, parts[number], goals)
-            for part in parts[number]:
+            self._go_on(number, parts, goals)
+            for part in parts:
                 S, B, A = (t.detach().numpy() for t in (part.S * part.support, part.B, part.A))
                 if not all(np.isfinite(x).all() for x in (S, B, A)):
                     raise _not_finite(prefix, "by")
                 found[part.linear.name] = S, B, A
+        if not found:
+            raise ModelError(
+                f"no matrix of {checkpoint.path.name!r} is a parameter of a transformer block as "
+                "the model's folder has it: leave --match-blocks out"
+            )
         return found
 
     def _goals(self, number: int) -> list[Tensor]:
@@ -351,11 +352,9 @@ def _batches(
         ) from error
     positions = getattr(model.config, "max_position_embeddings", None) or TOKENS_PER_TEXT
     longest = int(min(TOKENS_PER_TEXT, tokenizer.model_max_length, positions))
-    tokens = (
-        tokenizer(some, truncation=True, max_length=longest)["input_ids"]
-        for some in _spliced(read_texts(text), SPLICED)
-    )
-    for rows in _of_like_length(tokens):
+    given = read_texts(text)
+    tokens = [tokenizer(one, truncation=True, max_length=longest)["input_ids"] for one in given]
+    for rows in _of_like_length(_spliced([ids for ids in tokens if ids], SPLICED, longest)):
         ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int64)
         for i, row in enumerate(rows):
             ids[i, : len(row)] = torch.tensor(row)
@@ -364,15 +363,20 @@ def _batches(
         yield _Batch(hidden, hidden, calls, attention[:, :, None].to(torch.float32))
 
 
-def _spliced(texts: Sequence[str], times: int) -> list[str]:
-    """The texts, and `times` as many that begin like one of them and go on like another."""
+def _spliced(texts: Sequence[list[int]], times: int, longest: int) -> list[list[int]]:
+    """The texts, and `times` as many that begin as one of them does and end as another.
+
+    A few thousand tokens are few for a block's parameters. Any input is one that the dense block
+    can teach, so new contexts of known tokens are as good as new text; the special tokens at both
+    ends stay where they are.
+    """
     order = np.random.default_rng(SEED)
-    words = [text.split() for text in texts]
     made = []
     for _ in range(times * len(texts)):
-        first, second = (words[i] for i in order.integers(len(words), size=2))
+        first, second = (texts[i] for i in order.integers(len(texts), size=2))
         head = first[: order.integers(1, len(first) + 1)]
-        made.append(" ".join(head + second[order.integers(len(second)) :]))
+        tail = second[order.integers(len(second)) :]
+        made.append(head[: max(1, longest - len(tail))] + tail)
     return [*texts, *made]
 
 
@@ -381,7 +385,7 @@ def _of_like_length(texts: Iterable[list[int]]) -> list[list[list[int]]]:
     kept: list[list[int]] = []
     total = 0
     for ids in texts:
-        kept += [ids] if ids else []
+        kept.append(ids)
         total += len(ids)
         if total >= LIMIT_TOKENS:
             break
