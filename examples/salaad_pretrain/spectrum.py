@@ -13,7 +13,6 @@ from examples.salaad_pretrain.onnx_perplexity import perplexity as onnx_perplexi
 from examples.salaad_pretrain.surrogate import choices_of, put_slice
 from examples.salaad_pretrain.train import perplexity
 from slc.compiler import export, plan
-from slc.compiler.errors import BudgetError
 from slc.compiler.structure.checkpoint import StructuredCheckpoint
 
 CONTEXT = 512  # tokens the session must hold
@@ -40,19 +39,12 @@ class Slice:
     onnxruntime: float
 
 
-def budgets(checkpoint: Path, count: int, gamma: float) -> list[int]:
-    """Budgets in bytes, falling evenly from what the whole checkpoint needs.
-
-    They end where an eighth is left of what a budget can take away: below it neither S nor L is
-    more than a rest.
-    """
-    whole = plan(checkpoint, context=CONTEXT)[0].memory.total_bytes
-    try:
-        plan(checkpoint, context=CONTEXT, mem=1, gamma=gamma)
-    except BudgetError as error:
-        least = error.smallest_bytes
-    step = (whole - least) * 7 / 8 / (count - 1)
-    return [round(whole - i * step) for i in range(count)]
+def budgets(checkpoint: Path, count: int) -> list[int]:
+    """Budgets in bytes, falling evenly from the whole checkpoint's to half of its L and S."""
+    whole, _ = plan(checkpoint, context=CONTEXT)
+    structured = sum(choice.weight_bytes for choice in whole.choices if choice.rank)
+    step = structured / 2 / (count - 1)
+    return [round(whole.memory.total_bytes - i * step) for i in range(count)]
 
 
 def spectrum(
@@ -70,7 +62,7 @@ def spectrum(
     """
     stored = StructuredCheckpoint(checkpoint)
     slices = []
-    for i, budget in enumerate(budgets(checkpoint, count, gamma)):
+    for i, budget in enumerate(budgets(checkpoint, count)):
         folder = out / f"mem-{i:02d}"
         export(
             checkpoint, folder, mem=budget, gamma=gamma, values="f16", context=CONTEXT, force=True
