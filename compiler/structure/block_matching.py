@@ -44,7 +44,10 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]  # positional after the hidden sta
 
 RATE = 3e-3  # of Adam, in units of the root mean square of what is trained
 BATCH = 16  # texts of a step
-SPLICED = 5  # texts made of two others, for every one that is given
+# Texts made of two others, for every one that is given. all-MiniLM-L6-v2, 2500 tokens, density 0.5,
+# rank 32, 300 steps: cosine 0.9872 becomes 0.9898 with 5 and 0.9907 with 15.
+SPLICED = 15
+TOKENS = 3 * LIMIT_TOKENS  # of both
 SEED = 0
 _TINY = np.float32(1e-30)  # above every zero, below every weight that counts
 
@@ -387,7 +390,7 @@ def _of_like_length(texts: Iterable[list[int]]) -> list[list[list[int]]]:
     for ids in texts:
         kept.append(ids)
         total += len(ids)
-        if total >= LIMIT_TOKENS:
+        if total >= TOKENS:
             break
     kept.sort(key=len)
     return [kept[i : i + BATCH] for i in range(0, len(kept), BATCH)]
