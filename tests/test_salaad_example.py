@@ -94,5 +94,10 @@ def test_quick_goes_on_where_it_was(quick: Path) -> None:
 
 @pytest.mark.slow
 def test_quick_plots(quick: Path) -> None:
-    for name in ("training.svg", "spectrum.svg"):
-        ET.parse(quick / name)
+    wanted = {
+        "training.svg": {"dense", "SALAAD, L + S", "density of S", "target"},
+        "spectrum.svg": {"in torch, f32", "in onnxruntime, f16", "dense model"},
+    }
+    for name, texts in wanted.items():
+        found = {e.text for e in ET.parse(quick / name).iter() if e.tag.endswith("text")}
+        assert texts <= found

@@ -15,10 +15,8 @@ the adapters move.
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,25 +28,25 @@ from slc.compiler.frontends.source import Source
 from slc.compiler.frontends.weights import weight_array
 from slc.compiler.linear import Linear
 from slc.compiler.progress import Progress
-from slc.compiler.structure.calibration import LIMIT_TOKENS, TOKENS_PER_TEXT
 from slc.compiler.structure.checkpoint import StructuredCheckpoint
 from slc.compiler.structure.decomposition import F32, Decomposition, measured
 from slc.compiler.structure.ordering import Index, global_order
 from slc.compiler.structure.stored_grid import StoredGrid
-from slc.compiler.structure.texts import read_texts
 from slc.compiler.structure.trained import thin_svd
+from slc.compiler.structure.transformer_blocks import (
+    SEED,
+    find_blocks,
+    forward,
+    is_conv1d,
+    load_model,
+    own_name,
+    text_batches,
+)
 from slc.compiler.structure.writer import CheckpointWriter
 
 Tensor = Any
-Call = tuple[tuple[Any, ...], dict[str, Any]]  # positional after the hidden states, keywords
 
 RATE = 3e-3  # of Adam, in units of the root mean square of what is trained
-BATCH = 16  # texts of a step
-# Texts made of two others, for every one that is given. all-MiniLM-L6-v2, 2500 tokens, density 0.5,
-# rank 32, 300 steps: cosine 0.9872 becomes 0.9898 with 5 and 0.9907 with 15.
-SPLICED = 15
-TOKENS = 3 * LIMIT_TOKENS  # of both
-SEED = 0
 _TINY = np.float32(1e-30)  # above every zero, below every weight that counts
 
 
@@ -146,22 +144,6 @@ class _Part:
         return [self.B, self.A] if self.fixed else [self.S, self.B, self.A]
 
 
-@dataclasses.dataclass
-class _Batch:
-    """Some texts on their way through the model: the dense one's hidden states, and ours.
-
-    Attributes:
-      dense, ours: f32 [texts, tokens, width].
-      calls: what each block is called with beside the hidden states, in order.
-      mask: f32 [texts, tokens, 1], 1 where there is a token.
-    """
-
-    dense: Tensor
-    ours: Tensor
-    calls: list[Call]
-    mask: Tensor
-
-
 class Matcher:
     """Holds the torch model and the texts, and goes through the blocks in order."""
 
@@ -177,9 +159,9 @@ class Matcher:
           RequestError, ModelError: as `match_blocks`.
         """
         folder = _folder(source, text)
-        self._model = _load(folder)
-        self._blocks = _blocks(self._model)
-        batches = _batches(self._model, self._blocks, folder, text)
+        self._model = load_model(folder)
+        self._blocks = find_blocks(self._model)
+        batches = text_batches(self._model, self._blocks, folder, text)
         self.batches = list(itertools.islice(batches, limit))
         if not self.batches:
             raise RequestError(f"the texts of {str(text)!r} have no tokens: give other text")
@@ -217,7 +199,7 @@ class Matcher:
 
         block = self._blocks[number][1]
         with torch.no_grad():
-            return [_forward(block, {}, b.dense, b.calls[number]) for b in self.batches]
+            return [forward(block, {}, b.dense, b.calls[number]) for b in self.batches]
 
     def _go_on(self, number: int, parts: list[_Part], goals: list[Tensor]) -> None:
         """Takes both hidden states of every batch past a block."""
@@ -227,7 +209,7 @@ class Matcher:
         with torch.no_grad():
             weights = _weights(parts)
             for batch, goal in zip(self.batches, goals, strict=True):
-                batch.ours = _forward(block, weights, batch.ours, batch.calls[number])
+                batch.ours = forward(block, weights, batch.ours, batch.calls[number])
                 batch.dense = goal
 
     def _train(
@@ -250,7 +232,7 @@ class Matcher:
             for group, rate in zip(optimizer.param_groups, peak, strict=True):
                 group["lr"] = rate * 0.5 * (1 + np.cos(np.pi * step / steps))
             batch = self.batches[i]
-            out = _forward(block, _weights(parts), batch.ours, batch.calls[number])
+            out = forward(block, _weights(parts), batch.ours, batch.calls[number])
             loss = _loss(out, goals[i], batch.mask)
             optimizer.zero_grad()
             loss.backward()
@@ -264,7 +246,7 @@ class Matcher:
         parts = []
         for name in checkpoint.names:
             linear = checkpoint.entry(name).linear
-            places = [(_own_name(prefix, rows.parameter), rows) for rows in linear.sources]
+            places = [(own_name(prefix, rows.parameter), rows) for rows in linear.sources]
             names = [(own, rows.start, rows.stop) for own, rows in places if own is not None]
             if sum(stop - start for _, start, stop in names) != linear.N:
                 continue
@@ -278,7 +260,7 @@ class Matcher:
                 _Part(
                     linear, support.reshape(S.shape), S.requires_grad_(not fixed),
                     B.requires_grad_(), A.requires_grad_(), fixed, names,
-                    _is_conv1d(block, names[0][0]),
+                    is_conv1d(block, names[0][0]),
                 )
             )  # fmt: skip
         return parts
@@ -289,169 +271,6 @@ def _not_finite(prefix: str, when: str) -> ModelError:
         f"block {prefix!r} is not finite {when} matching: the model overflows on the calibration "
         "text, leave --match-blocks out"
     )
-
-
-def _own_name(prefix: str, parameter: str) -> str | None:
-    """The parameter's name inside the block `prefix`; None where it lies elsewhere.
-
-    A folder may have been saved with a prefix that the bare model lacks.
-    """
-    place = f".{parameter}".find(f".{prefix}.")
-    return None if place < 0 else parameter[place + len(prefix) + 1 :]
-
-
-def _is_conv1d(block: Any, parameter: str) -> bool:
-    """Whether the parameter is kept as [K, N], as GPT-2 does."""
-    from transformers.pytorch_utils import Conv1D
-
-    return isinstance(block.get_submodule(parameter.rpartition(".")[0]), Conv1D)
-
-
-def _load(folder: Path) -> Any:
-    """The dense model in f32, without its head."""
-    import torch
-    from transformers import AutoModel
-
-    try:
-        model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(
-            f"transformers can't load {str(folder)!r} ({error}): leave --match-blocks out"
-        ) from error
-    # An encoder-decoder is exported as its encoder.
-    model = model.get_encoder() if getattr(model.config, "is_encoder_decoder", False) else model
-    model.config.use_cache = False  # a cache would grow with every call of a block
-    return model.eval().requires_grad_(False)
-
-
-def _blocks(model: Any) -> list[tuple[str, Any]]:
-    """The transformer blocks: the children of the longest ModuleList, with their names.
-
-    Raises:
-      ModelError: there is no ModuleList.
-    """
-    from torch import nn
-
-    lists = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList)]
-    if not lists:
-        raise ModelError("the model has no list of blocks to match: leave --match-blocks out")
-    name, longest = max(lists, key=lambda pair: len(pair[1]))
-    return [(f"{name}.{i}", block) for i, block in enumerate(longest)]
-
-
-def _batches(
-    model: Any, blocks: list[tuple[str, Any]], folder: Path, text: Path
-) -> Iterator[_Batch]:
-    """The dense model's way to each of its blocks, batch by batch."""
-    import torch
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"the tokenizer in {str(folder)!r} can't be loaded ({error}): add its files, or leave "
-            "--match-blocks out"
-        ) from error
-    positions = getattr(model.config, "max_position_embeddings", None) or TOKENS_PER_TEXT
-    longest = int(min(TOKENS_PER_TEXT, tokenizer.model_max_length, positions))
-    given = read_texts(text)
-    tokens = [tokenizer(one, truncation=True, max_length=longest)["input_ids"] for one in given]
-    for rows in _of_like_length(_spliced([ids for ids in tokens if ids], SPLICED, longest)):
-        ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int64)
-        for i, row in enumerate(rows):
-            ids[i, : len(row)] = torch.tensor(row)
-        attention = torch.tensor([[int(j < len(row)) for j in range(ids.shape[1])] for row in rows])
-        hidden, calls = _watched(model, blocks, {"input_ids": ids, "attention_mask": attention})
-        yield _Batch(hidden, hidden, calls, attention[:, :, None].to(torch.float32))
-
-
-def _spliced(texts: Sequence[list[int]], times: int, longest: int) -> list[list[int]]:
-    """The texts, and `times` as many that begin as one of them does and end as another.
-
-    A few thousand tokens are few for a block's parameters. Any input is one that the dense block
-    can teach, so new contexts of known tokens are as good as new text; the special tokens at both
-    ends stay where they are.
-    """
-    order = np.random.default_rng(SEED)
-    made = []
-    for _ in range(times * len(texts)):
-        first, second = (texts[i] for i in order.integers(len(texts), size=2))
-        head = first[: order.integers(1, len(first) + 1)]
-        tail = second[order.integers(len(second)) :]
-        made.append(head[: max(1, longest - len(tail))] + tail)
-    return [*texts, *made]
-
-
-def _of_like_length(texts: Iterable[list[int]]) -> list[list[list[int]]]:
-    """Batches of texts with nearly as many tokens, so that little is padding."""
-    kept: list[list[int]] = []
-    total = 0
-    for ids in texts:
-        kept.append(ids)
-        total += len(ids)
-        if total >= TOKENS:
-            break
-    kept.sort(key=len)
-    return [kept[i : i + BATCH] for i in range(0, len(kept), BATCH)]
-
-
-def _watched(
-    model: Any, blocks: list[tuple[str, Any]], inputs: dict[str, Any]
-) -> tuple[Tensor, list[Call]]:
-    """The first block's hidden states, and what every block is called with beside them.
-
-    Raises:
-      ModelError: the blocks are no chain, each called once with what the last one gave.
-    """
-    import torch
-
-    seen: list[tuple[int, Tensor, Call]] = []
-
-    def watch(number: int, module: Any, positional: tuple[Any, ...], keywords: Any) -> None:
-        rest = dict(keywords)
-        first = next(iter(inspect.signature(module.forward).parameters))
-        hidden = positional[0] if positional else rest.pop(first)
-        seen.append((number, hidden, (positional[1:], rest)))
-
-    handles = [
-        block.register_forward_pre_hook(partial(watch, number), with_kwargs=True)
-        for number, (_, block) in enumerate(blocks)
-    ]
-    try:
-        with torch.no_grad():
-            model(**inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    calls = [call for _, _, call in seen]
-    if [number for number, _, _ in seen] != list(range(len(blocks))) or not _is_chain(blocks, seen):
-        raise ModelError(
-            f"the blocks {blocks[0][0]!r} … {blocks[-1][0]!r} are not called once each, with what "
-            "the one before gave: leave --match-blocks out"
-        )
-    return seen[0][1], calls
-
-
-def _is_chain(blocks: list[tuple[str, Any]], seen: list[tuple[int, Tensor, Call]]) -> bool:
-    """Whether every block, called again, gives what the next one was called with."""
-    import torch
-
-    with torch.no_grad():
-        for (number, hidden, call), (_, wanted, _) in itertools.pairwise(seen):
-            out = _forward(blocks[number][1], {}, hidden, call)
-            if out.shape != wanted.shape or not torch.allclose(out, wanted, rtol=1e-3, atol=1e-4):
-                return False
-    return True
-
-
-def _forward(block: Any, weights: dict[str, Tensor], hidden: Tensor, call: Call) -> Tensor:
-    """The block's output with some of its weights replaced."""
-    import torch
-
-    positional, keywords = call
-    out = torch.func.functional_call(block, weights, (hidden, *positional), keywords)
-    return out[0] if isinstance(out, tuple) else out
 
 
 def _weights(parts: list[_Part]) -> dict[str, Tensor]:

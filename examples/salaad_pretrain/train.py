@@ -84,6 +84,11 @@ def train(
     first, state = 0, folder / "state.pt"
     if state.exists():
         saved = torch.load(state, weights_only=False)
+        if saved["run"] != dataclasses.asdict(run):
+            raise SystemExit(
+                f"{state} is of another run, {saved['run']}: got {dataclasses.asdict(run)}; give "
+                "another folder, or that run's options"
+            )
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         if structure is not None:
@@ -103,7 +108,7 @@ def train(
         if (step + 1) % max(1, run.steps // 20) == 0 or last:
             log.held_out(step, model, structure, corpus.held_out[:CURVE_SEQUENCES])
         if (step + 1) % save_every == 0 or last or step + 1 == stop_at:
-            _save(state, model, optimizer, structure, step + 1)
+            _save(state, run, model, optimizer, structure, step + 1)
         if step + 1 == stop_at:
             break
     return model, structure
@@ -193,11 +198,14 @@ def _truncate(path: Path, step: int) -> None:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def _save(path: Path, model: Any, optimizer: Any, structure: Any, step: int) -> None:
+def _save(path: Path, run: Run, model: Any, optimizer: Any, structure: Any, step: int) -> None:
     """Writes the state whole or not at all."""
     import torch
 
-    state = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    state = {
+        "run": dataclasses.asdict(run), "step": step, "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }  # fmt: skip
     if structure is not None:
         state["salaad"] = structure.state_dict()
     unfinished = path.with_suffix(".writing")

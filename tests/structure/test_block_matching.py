@@ -23,6 +23,12 @@ from slc.compiler.structure.calibration import activation_grams
 from slc.compiler.structure.checkpoint import StructuredCheckpoint
 from slc.compiler.structure.decompose import decompose
 from slc.compiler.structure.stored_grid import IntegerType
+from slc.compiler.structure.transformer_blocks import (
+    find_blocks,
+    forward,
+    is_conv1d,
+    watched,
+)
 
 TEXTS = [f"def function_{i}(x, y): return x ** {i} + y[{i * 7}:]" for i in range(40)]
 
@@ -105,31 +111,31 @@ def test_blocks_one_by_one_are_the_model(kind: str) -> None:
     mask = torch.ones_like(ids)
     mask[1, 12:] = 0
     inputs = {"input_ids": ids, "attention_mask": mask}
-    blocks = block_matching._blocks(model)
+    blocks = find_blocks(model)
     outputs: list[Any] = []
     for _, block in blocks:
         block.register_forward_hook(lambda _m, _i, out: outputs.append(out))
     with torch.no_grad():
         model(**inputs)
     wanted = [out[0] if isinstance(out, tuple) else out for out in outputs]
-    hidden, calls = block_matching._watched(model, blocks, inputs)
+    hidden, calls = watched(model, blocks, inputs)
     assert len(calls) == len(blocks) == len(wanted)
     with torch.no_grad():
         for (_, block), call, goal in zip(blocks, calls, wanted, strict=True):
-            hidden = block_matching._forward(block, {}, hidden, call)
+            hidden = forward(block, {}, hidden, call)
             torch.testing.assert_close(hidden, goal)
 
 
 def test_a_block_that_is_called_again_and_again_is_refused() -> None:
     model = tiny("albert")
-    blocks = block_matching._blocks(model)
+    blocks = find_blocks(model)
     with pytest.raises(ModelError, match="not called once each"):
-        block_matching._watched(model, blocks, {"input_ids": torch.arange(1, 9)[None]})
+        watched(model, blocks, {"input_ids": torch.arange(1, 9)[None]})
 
 
 def test_a_conv1d_takes_its_weight_transposed() -> None:
-    block = block_matching._blocks(tiny("gpt2"))[0][1]
-    assert block_matching._is_conv1d(block, "mlp.c_fc.weight")
+    block = find_blocks(tiny("gpt2"))[0][1]
+    assert is_conv1d(block, "mlp.c_fc.weight")
     W = block.mlp.c_fc.weight.detach().T.clone()
     N, K = W.shape
     linear = Linear("fc", N, K, "w", False, ("n",))
@@ -258,11 +264,11 @@ def test_what_can_not_be_matched(
     )
     with pytest.raises(RequestError, match="safetensors"):
         match_blocks(elsewhere, first, out, text, steps=2)
-    monkeypatch.setattr(block_matching, "_own_name", lambda *_: None)
+    monkeypatch.setattr(block_matching, "own_name", lambda *_: None)
     with pytest.raises(ModelError, match=r"no matrix of 'first\.slr' is a"):
         match_blocks(bert, first, out, text, steps=2)
     monkeypatch.undo()
-    monkeypatch.setattr(block_matching, "_load", lambda _: torch.nn.Linear(2, 2))
+    monkeypatch.setattr(block_matching, "load_model", lambda _: torch.nn.Linear(2, 2))
     with pytest.raises(ModelError, match="no list of blocks"):
         match_blocks(bert, first, out, text, steps=2)
     assert not out.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,9 @@ def test_the_examples_loop_resumes_to_the_bit(corpus: Corpus, tmp_path: Path) ->
     losses = [[row["loss"] for row in log if "loss" in row] for log in logs]
     assert losses[0] == losses[1]
     assert len(losses[0]) == run.steps
+    longer = dataclasses.replace(run, steps=run.steps + 1)
+    with pytest.raises(SystemExit, match="is of another run"):
+        train(longer, SHAPE, corpus, tmp_path / "cut", **options)
 
 
 def test_an_export_computes_the_surrogate(
