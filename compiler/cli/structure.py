@@ -27,7 +27,7 @@ def command(
         typer.Option(
             "--balance",
             help="Each matrix chooses its rank, at the bytes that --density, --rank and --values "
-            "make; give the --values that you will export.",
+            "make; give the --values that you will export. Takes half a dozen short runs of each.",
         ),
     ] = False,
     values: Annotated[
