@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-Encoding = Literal["bitmap", "delta", "int8", "dense"]
+Encoding = Literal["bitmap", "delta", "int8", "int4", "dense"]
 ValueType = Literal["f32", "f16", "i8", "i4"]
 Layout = Literal["rows", "planes"]
+AdapterType = Literal["f16", "i8"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
     """How one Linear is stored and computed on the target.
 
-    `bitmap`, `delta`: S in a packed blob of that encoding and an adapter of `rank` in f16.
-    `int8`: every weight in 8 bits with one scale per `group` columns (embedding, lm_head).
+    `bitmap`, `delta`: S in a packed blob of that encoding and an adapter of `rank`.
+    `int8`, `int4`: every weight in 8 or 4 bits with one scale per `group` columns, by
+    onnxruntime's own operators; MatMulNBits may have an adapter of `rank` behind it.
     `dense`: left as it is, in `value_type` f32; `reason` then says why.
     """
 
@@ -33,6 +35,7 @@ class Choice:
     shared_with: str | None = None  # the Linear whose int8 table this one reads
     reason: str | None = None
     layout: Layout = "rows"  # order of i4 codes, by what the target's kernels read best
+    adapter_type: AdapterType = "f16"  # of the residual adapter's two factors
 
     @property
     def sparse(self) -> bool:
