@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -11,14 +12,27 @@ from rich.table import Table
 from slc.compiler.cli import options as opt
 from slc.compiler.cli.console import emit, people
 from slc.compiler.cli.tables import table
+from slc.compiler.errors import RequestError
 from slc.targets import Target, load, names
+
+_DETECTED = """\
+This machine, as `slc devices --detect` found it: where each figure is from stands in [sources].
+Change what you know better; `--device ./FILE.toml` takes the file."""
 
 
 def command(
     name: Annotated[str | None, typer.Argument(help="A device; left out: all of them.")] = None,
+    detect: Annotated[
+        bool, typer.Option("--detect", help="Print a profile of this machine as TOML, measured.")
+    ] = False,
     json: opt.Json = False,
 ) -> None:
-    """List the device profiles, or show one with the source of each figure."""
+    """List the device profiles, show one with the source of each figure, or make this machine's."""
+    if detect:
+        if name is not None:
+            raise RequestError(f"--detect is about this machine, got {name!r} too: leave one out")
+        _print_profile(_measured(), json)
+        return
     if name is None:
         targets = [load(one) for one in names()]
         people.print(_overview(targets))
@@ -29,6 +43,22 @@ def command(
     people.print(_details(target))
     if json:
         emit(_document(target))
+
+
+def _measured() -> Target:
+    from slc.targets.detect import detect_host
+
+    return detect_host(measure=True)
+
+
+def _print_profile(target: Target, json: bool) -> None:
+    """The profile on stdout: a TOML file, or the JSON document that shows it."""
+    from slc.targets.toml_writer import to_toml
+
+    if json:
+        emit(_document(target))
+    else:
+        sys.stdout.write(to_toml(target, _DETECTED))
 
 
 def _document(target: Target) -> dict[str, Any]:
