@@ -15,7 +15,7 @@ from slc.compiler.passes.fuse_bias import FuseBias
 from slc.compiler.passes.lower_linear import LowerLinear
 from slc.compiler.passes.lowering import Lowering
 from slc.compiler.passes.name_nodes import NameNodes
-from slc.compiler.passes.quantize_rows import QuantizeRows
+from slc.compiler.passes.quantize_dense import QuantizeDense
 from slc.compiler.passes.runtime_versions import RuntimeVersions
 from slc.compiler.passes.share_adapter_down import ShareAdapterDown
 
@@ -25,7 +25,7 @@ def passes(lowering: Lowering, ort_min: tuple[int, int]) -> list[ir.passes.PassB
     return [
         LowerLinear(lowering),  # first: the others look for our operator or for what it left
         FuseBias(),  # before adapters: they stand between the operator and the Add
-        QuantizeRows(lowering),  # embedding and head: Linears that LowerLinear left
+        QuantizeDense(lowering),  # Linears that LowerLinear left
         AttachAdapters(lowering),  # behind whatever base the Linear has got by now
         ShareAdapterDown(),  # of siblings, once all have theirs
         RemoveUnusedNodesPass(),  # the dense weights that nothing reads any more

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
 
-Encoding = Literal["bitmap", "delta", "int8", "int4", "dense"]
-ValueType = Literal["f32", "f16", "i8", "i4"]
-Layout = Literal["rows", "planes"]
-AdapterType = Literal["f16", "i8"]
+from slc.compiler.encoding import AdapterType, Encoding, Layout, ValueType
+
+__all__ = ["AdapterType", "Choice", "Encoding", "Layout", "ValueType"]
 
 
 @dataclasses.dataclass(frozen=True)

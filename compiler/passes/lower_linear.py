@@ -20,6 +20,7 @@ import onnx_ir as ir
 import slc.ops
 from slc.compiler.budget.choice import Choice
 from slc.compiler.linear import Linear
+from slc.compiler.passes.gemm_bias import beta, gemm_bias, scaled
 from slc.compiler.passes.lowering import Lowering, add_initializer, nodes_by_name
 from slc.ops import bitmap
 
@@ -77,9 +78,9 @@ def _replace(
     extra: list[ir.Node] = []
     addend: ir.Value | None = None
     if node.op_type == "Gemm" and len(node.inputs) > 2 and node.inputs[2] is not None:
-        bias = _gemm_bias(model, node, linear)
+        bias = gemm_bias(model, node, linear)
         if bias is None:  # not a vector of N: added outside, as Gemm would broadcast it
-            extra = _scaled(node.inputs[2], _beta(node))
+            extra = scaled(node.inputs[2], beta(node))
             addend = extra[-1].outputs[0] if extra else node.inputs[2]
         else:
             inputs.append(bias)
@@ -108,34 +109,3 @@ def _type(node: ir.Node) -> ir.TypeProtocol:
     if value is not None and value.type is not None:
         return value.type
     return ir.TensorType(ir.DataType.FLOAT)
-
-
-def _beta(node: ir.Node) -> float:
-    return float(node.attributes["beta"].value) if "beta" in node.attributes else 1.0
-
-
-def _scaled(value: ir.Value, beta: float) -> list[ir.Node]:
-    """The nodes that make beta·C, of C's own type; none when beta is 1."""
-    if beta == 1.0:
-        return []
-    dtype = np.float32 if value.dtype is None else value.dtype.numpy()
-    factor = ir.node("Constant", [], {"value": ir.tensor(np.array(beta, dtype))})
-    return [factor, ir.node("Mul", [value, factor.outputs[0]])]
-
-
-def _gemm_bias(model: ir.Model, node: ir.Node, linear: Linear) -> ir.Value | None:
-    """beta·C as a vector [N], or None when C is not a constant that is one row for all."""
-    value = node.inputs[2]
-    assert value is not None
-    tensor = value.const_value
-    if tensor is None or value.is_graph_input():
-        return None
-    array = tensor.numpy()
-    if array.size not in (1, linear.N) or (array.ndim == 2 and array.shape[0] != 1):
-        return None
-    row = np.broadcast_to(array.reshape(-1), (linear.N,)).astype(np.float32)
-    beta = _beta(node)
-    # The operator's bias is float32 whatever X is.
-    if beta == 1.0 and array.shape == (linear.N,) and tensor.dtype == ir.DataType.FLOAT:
-        return value
-    return add_initializer(model, f"{node.name}.bias", ir.tensor(row * np.float32(beta)))

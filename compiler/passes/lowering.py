@@ -12,10 +12,12 @@ import onnx_ir as ir
 
 from slc.compiler.budget.choice import Choice
 from slc.compiler.linear import Linear
+from slc.compiler.structure.dense_codes import BITS_OF, DenseCodes, round_matrix
 from slc.ops.bitmap import Grid
 
 if TYPE_CHECKING:
     from slc.compiler.structure.checkpoint import StructuredCheckpoint
+    from slc.compiler.structure.menu import Menu
 
 F32Array = npt.NDArray[np.float32]
 Adapter = tuple[F32Array, F32Array]  # A: [r, K], B: [N, r]
@@ -31,6 +33,7 @@ class Lowering:
       checkpoint: S and the residual adapter of every sparse Linear; None when there is none.
       weight: reads W: [N, K] f32 of a Linear from the source.
       adapters: task adapters that are concatenated statically, by Linear name.
+      menu: codes of the dense options, and corrections of theirs; None when there is none.
       adapter_slots: pairs of overridable initializers per Linear for adapters loaded at run time.
     """
 
@@ -39,6 +42,7 @@ class Lowering:
     checkpoint: StructuredCheckpoint | None
     weight: Callable[[Linear], F32Array]
     adapters: dict[str, list[Adapter]] = dataclasses.field(default_factory=dict)
+    menu: Menu | None = None
     adapter_slots: int = 0
 
     def chosen(self, *encodings: str) -> Iterator[tuple[Linear, Choice]]:
@@ -53,29 +57,36 @@ class Lowering:
         if self.checkpoint is None or linear.name not in self.checkpoint.names:
             matrix = self.weight(linear)  # density 1 of a weight that was never decomposed
             return matrix, np.ones(matrix.shape, dtype=np.bool_)
-        index, value = self.checkpoint.sparse(linear.name, choice.nnz, choice.rank)
-        matrix = np.zeros(linear.numel, dtype=np.float32)
-        mask = np.zeros(linear.numel, dtype=np.bool_)
-        matrix[index] = value
-        mask[index] = True
-        shape = (linear.N, linear.K)
-        return matrix.reshape(shape), mask.reshape(shape)
+        return self.checkpoint.placed(linear.name, choice.nnz, choice.rank)
 
     def grid(self, linear: Linear, choice: Choice) -> Grid | None:
         """The grid that S was rounded to for just this choice; None: encoding finds its own."""
         if self.checkpoint is None or linear.name not in self.checkpoint.names:
             return None
-        entry = self.checkpoint.entry(linear.name)
-        fits = (choice.value_type, choice.group) == (entry.value_type, entry.group)
-        # A cut adapter gives S back what it loses, which takes the values off the grid.
-        if choice.encoding != "bitmap" or not fits or choice.rank < entry.rank:
+        if choice.encoding != "bitmap":
             return None
-        stored = self.checkpoint.grid(linear.name)
+        stored = self.checkpoint.slice_grid(
+            linear.name, choice.value_type, choice.group, choice.rank
+        )
         return None if stored is None else Grid(stored.scales, stored.codebook)
+
+    def codes(self, linear: Linear, choice: Choice) -> DenseCodes:
+        """Every weight in the bits of the choice: as the menu rounded it, else to the nearest."""
+        if self.menu is not None:
+            stored = self.menu.codes(linear.name, choice.encoding, choice.group, linear.K)
+            if stored is not None:
+                return stored
+        bits = BITS_OF[choice.encoding]
+        return round_matrix(self.weight(linear), bits=bits, group=choice.group)
 
     def residual(self, linear: Linear, choice: Choice) -> list[Adapter]:
         """The residual adapter at the chosen rank, as a list of none or one."""
-        if choice.rank == 0 or self.checkpoint is None:
+        if choice.rank == 0:
+            return []
+        if choice.encoding in BITS_OF and self.menu is not None:
+            correction = self.menu.correction(linear.name, choice.rank)
+            return [] if correction is None else [correction]
+        if self.checkpoint is None:
             return []
         return [self.checkpoint.adapter(linear.name, choice.rank)]
 

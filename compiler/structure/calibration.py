@@ -151,14 +151,14 @@ def _observe(
 
     def outputs() -> Iterator[tuple[Probe, Array, int]]:
         with tempfile.TemporaryDirectory(dir=source.workdir) as folder:
-            session = _session(model, Path(folder))
-            runs = _runs(source, session, path, limit_tokens)
+            session = open_session(model, Path(folder))
+            runs = calibration_feeds(source, session, path, limit_tokens)
             yield from _run_all(session, probes, runs, progress)
 
     return probes, outputs()
 
 
-def _session(model: Any, folder: Path) -> Any:
+def open_session(model: Any, folder: Path) -> Any:
     """An onnxruntime session on the CPU for `model`, written to `folder`."""
     import onnxruntime as ort
 
@@ -201,13 +201,13 @@ def _run_all(
             progress(done, total, "calibration")
 
 
-def _runs(
+def calibration_feeds(
     source: Source,
     session: Any,
     path: Path,
     limit_tokens: int,
 ) -> Iterator[tuple[dict[str, Array], int, int]]:
-    """(feeds, how much is done after them, of how much)."""
+    """(feeds, how much is done after them, of how much) of each calibration text or input."""
     if path.suffix == ".npz":
         inputs = {
             i.name: (i.shape[0] if i.shape and isinstance(i.shape[0], int) else None, _dtype(i))

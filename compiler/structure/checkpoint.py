@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from slc.compiler.errors import ModelError, RequestError
 from slc.compiler.structure.decomposition import F32, tail_cuts
@@ -152,13 +153,34 @@ class StructuredCheckpoint:
         lost: F32 = B[:, rank:] @ A[rank:]
         return lost
 
-    def sparse_matrix(self, name: str, nnz: int | None = None, rank: int | None = None) -> F32:
-        """The same entries in place: f32 [N, K]."""
+    def placed(
+        self, name: str, nnz: int | None = None, rank: int | None = None
+    ) -> tuple[F32, npt.NDArray[np.bool_]]:
+        """The same entries in place: S f32 [N, K], and which of its positions are stored."""
         entry = self.entry(name)
         index, value = self.sparse(name, nnz, rank)
         S = np.zeros((entry.N, entry.K), np.float32)
+        mask = np.zeros(S.shape, np.bool_)
         S.reshape(-1)[index] = value
-        return S
+        mask.reshape(-1)[index] = True
+        return S, mask
+
+    def sparse_matrix(self, name: str, nnz: int | None = None, rank: int | None = None) -> F32:
+        """S of `placed` alone."""
+        return self.placed(name, nnz, rank)[0]
+
+    def slice_grid(
+        self, name: str, value_type: str, group: int, rank: int | None = None
+    ) -> StoredGrid | None:
+        """The grid that S of a slice lies on, for a bitmap of this type and group; None: on none.
+
+        A cut adapter gives S back what it loses, which takes the values off the grid.
+        """
+        entry = self.entry(name)
+        cut = rank is not None and rank < entry.rank
+        if cut or (value_type, group) != (entry.value_type, entry.group):
+            return None
+        return self.grid(name)
 
     def adapter(self, name: str, rank: int | None = None) -> tuple[F32, F32]:
         """The first `rank` components of the adapter (all, when None): A [r, K] and B [N, r].

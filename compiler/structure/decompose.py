@@ -103,10 +103,10 @@ def decompose(
         read = partial(weight_array, source)
     with CheckpointWriter(path, meta, source, replace=replace) as writer:
         done = 0
-        for some in _in_turns(linears) if grams is not None else [linears]:
+        for some in in_turns(linears) if grams is not None else [linears]:
             given = statistics if grams is None else grams(some)
             work = partial(_structure, read=read, writer=writer, statistics=given)
-            _run(work, some, jobs, progress, done, len(linears))
+            run_all(work, some, jobs, progress, done, len(linears))
             done += len(some)
         return writer.finish()
 
@@ -123,7 +123,7 @@ def _settings(
     return settings
 
 
-def _in_turns(linears: list[Linear]) -> Iterator[list[Linear]]:
+def in_turns(linears: list[Linear]) -> Iterator[list[Linear]]:
     """Runs of Linears in graph order whose matrices H fit in memory together."""
     some: list[Linear] = []
     held = 0
@@ -138,7 +138,7 @@ def _in_turns(linears: list[Linear]) -> Iterator[list[Linear]]:
         yield some
 
 
-def _run(
+def run_all(
     work: Callable[[Linear], None],
     linears: list[Linear],
     jobs: int | None,

@@ -7,40 +7,14 @@ onnxruntime's MatMulNBits without zero points: scale · (code − 2^(bits−1)),
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
-import numpy.typing as npt
 
-from slc.compiler.errors import RequestError
 from slc.compiler.structure.decomposition import F32
-from slc.compiler.structure.metric import Metric
+from slc.compiler.structure.dense_codes import DenseCodes, group_scales
+from slc.compiler.structure.oats import column_scale
 from slc.compiler.structure.rounding import Grid, round_by_descent, round_by_feedback
 
 DAMPING = 0.01  # GPTQ's own; a dense matrix has less freedom to fit noise than S and L
-BITS = (2, 3, 4, 8)
-
-
-@dataclasses.dataclass(frozen=True)
-class DenseCodes:
-    """A dense matrix of few bits: W ≈ scale · (code − 2^(bits−1)).
-
-    Attributes:
-      codes: u8 [N, K], 0 … 2^bits − 1.
-      scales: f32 [N, groups], of either sign.
-      bits: per code.
-      group: columns that share a scale; the last group of a row may have fewer.
-    """
-
-    codes: npt.NDArray[np.uint8]
-    scales: F32
-    bits: int
-    group: int
-
-    def matrix(self) -> F32:
-        """The weights, f32 [N, K]."""
-        wide = np.repeat(self.scales, self.group, axis=1)[:, : self.codes.shape[1]]
-        return wide * (self.codes.astype(np.float32) - np.float32(2 ** (self.bits - 1)))
 
 
 def quantize_matrix(W: F32, H: F32, *, bits: int, group: int, sweeps: int = 4) -> DenseCodes:
@@ -56,13 +30,9 @@ def quantize_matrix(W: F32, H: F32, *, bits: int, group: int, sweeps: int = 4) -
     Raises:
       RequestError: bits or group can't be.
     """
-    if bits not in BITS:
-        raise RequestError(f"bits: got {bits}, wanted one of {', '.join(map(str, BITS))}")
-    if group < 1:
-        raise RequestError(f"group: got {group}, wanted 1 or more columns")
-    metric = Metric.of(H, DAMPING)
-    damped = metric.H * metric.scale * metric.scale[:, None]
-    scales = _scales(W, bits, group)
+    scales = group_scales(W, bits, group)
+    damped = H.copy()
+    damped[np.diag_indices_from(damped)] += np.float32(DAMPING) * _squares(H)
     lowest = -(2 ** (bits - 1))
     levels = np.arange(lowest, -lowest, dtype=np.float32)
     grid = Grid(scales, levels, group)
@@ -74,13 +44,6 @@ def quantize_matrix(W: F32, H: F32, *, bits: int, group: int, sweeps: int = 4) -
     return DenseCodes((np.rint(steps) - lowest).astype(np.uint8), scales, bits, group)
 
 
-def _scales(W: F32, bits: int, group: int) -> F32:
-    """Scales that take the largest weight of each group to the level farthest from 0."""
-    N, K = W.shape
-    groups = -(-K // group)
-    padded = np.zeros((N, groups * group), np.float32)
-    padded[:, :K] = W
-    by_group = padded.reshape(N, groups, group)
-    at = np.abs(by_group).argmax(axis=2)[..., None]
-    largest = np.take_along_axis(by_group, at, axis=2)[..., 0]
-    return np.asarray(largest / np.float32(-(2 ** (bits - 1))), np.float32)
+def _squares(H: F32) -> F32:
+    """E[x²] of the columns, none of them zero."""
+    return np.square(column_scale(np.diag(H).astype(np.float64))).astype(np.float32)

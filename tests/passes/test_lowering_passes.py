@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 from onnx.reference import ReferenceEvaluator
 
@@ -14,8 +15,8 @@ from slc.compiler.frontends.linears import find_linears
 from slc.compiler.passes.attach_adapters import balanced
 from slc.compiler.passes.lowering import Lowering
 from slc.compiler.passes.name_nodes import NameNodes
-from slc.compiler.passes.quantize_rows import quantize_rows
 from slc.compiler.pipeline import lower
+from slc.compiler.structure.dense_codes import round_matrix, unpacked
 from slc.ops import bitmap, reference_ops
 from slc.ops.bitmap_sparse_gemm import bitmap_sparse_gemm
 
@@ -55,7 +56,7 @@ def lowered(
     choices = {
         linear.name: Choice(
             linear.name, encoding, "f16", 1.0, linear.numel, 0,
-            linear.K if encoding == "int8" else 0,
+            linear.K if encoding in ("int8", "int4") else 0,
         )
         for linear in linears
     }  # fmt: skip
@@ -191,24 +192,55 @@ def test_empty_slots_change_nothing_and_filled_ones_add() -> None:
     np.testing.assert_allclose(filled - base, X @ a.T @ b.T, rtol=0, atol=tolerance)
 
 
-def test_embedding_in_8_bits_is_within_half_a_step() -> None:
+@pytest.mark.parametrize(("encoding", "half"), [("int8", 127), ("int4", 8)])
+def test_an_embedding_of_few_bits_is_within_a_step(encoding: str, half: int) -> None:
     table = RNG.standard_normal((300, 32)).astype(np.float32)
     model = graph(
         "m (int64[b, s] ids) => (float[b, s, 32] y) { y = Gather <axis: int = 0> (e, ids) }",
         e=table,
     )
-    result, _ = lowered(model, "int8")
+    result, _ = lowered(model, encoding)
     ids = RNG.integers(0, 300, (2, 5))
-    step = np.abs(table).max(axis=1, keepdims=True) / 127
+    step = np.abs(table).max(axis=1, keepdims=True) / half
     got = run(result, ids=ids)
     assert got.shape == (2, 5, 32)
-    assert (np.abs(got - table[ids]) <= step[ids] * 0.5001).all()
+    # Half a step; of 4 bits a whole one for the opposite of the largest, which has no level.
+    assert (np.abs(got - table[ids]) <= step[ids] * (0.5001 if half == 127 else 1.0001)).all()
 
 
-def test_quantize_rows_of_zeros() -> None:
-    quantized, scales = quantize_rows(np.zeros((2, 64), np.float32), 32)
-    assert (quantized == 128).all()
-    assert not scales.any()
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("K", [32, 50])
+def test_codes_survive_packing(bits: int, K: int) -> None:
+    codes = round_matrix(RNG.standard_normal((5, K)).astype(np.float32), bits=bits, group=32)
+    again = unpacked(codes.packed(), codes.scales, bits=bits, group=32, K=K)
+    assert (again.codes == codes.codes).all()
+    assert codes.packed().shape == (5, -(-K // 32), 4 * bits)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_zeros_round_to_the_zero_point(bits: int) -> None:
+    codes = round_matrix(np.zeros((2, 64), np.float32), bits=bits, group=32)
+    assert (codes.codes == 2 ** (bits - 1)).all()
+    assert not codes.scales.any()
+
+
+@pytest.mark.parametrize("encoding", ["int8", "int4"])
+def test_a_gemm_of_few_bits_keeps_alpha_beta_and_bias(encoding: str) -> None:
+    model = graph(
+        "m (float[b, 32] x) => (float[b, 24] y) "
+        "{ y = Gemm <transB: int = 1, alpha: float = 0.5, beta: float = 2.0> (x, w, b) }",
+        w=W.copy(), b=B,
+    )  # fmt: skip
+    result, _ = lowered(model, encoding)
+    bits = {"int8": 8, "int4": 4}[encoding]
+    dense = round_matrix(W, bits=bits, group=32)
+    expected = 0.5 * X @ dense.matrix().T + 2 * B
+    session = ort.InferenceSession(
+        ir.to_proto(result).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    (got,) = session.run(None, {"x": X})
+    # Level 1 multiplies in f32; onnxruntime's int4 kernel may round a block's sum once more.
+    np.testing.assert_allclose(got, expected, rtol=0, atol=4 * bound())
 
 
 def test_no_metadata_and_an_ir_version_for_the_target() -> None:

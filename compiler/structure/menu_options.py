@@ -1,0 +1,129 @@
+"""The options of one weight, and what each of them loses.
+
+Dense codes come from error feedback in the metric of H (gptq.py). The correction of int4 is the
+best of its rank in that metric: a truncated SVD of (W − Q)·F with H = F·Fᵀ, A divided by F again
+(EoRA, arXiv 2410.21271). Slices of S and of the adapter are rounded as an export would round them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from scipy.linalg import solve_triangular
+
+from slc.compiler.encoding import Layout, SparseValues
+from slc.compiler.structure import gptq
+from slc.compiler.structure.checkpoint import StructuredCheckpoint
+from slc.compiler.structure.decomposition import F32
+from slc.compiler.structure.dense_codes import round_matrix
+from slc.compiler.structure.layer_error import LayerError
+from slc.compiler.structure.menu import (
+    CORRECTED_GROUP,
+    INT4_GROUPS,
+    INT8_GROUP,
+    MenuOption,
+    code_key,
+)
+from slc.compiler.structure.stored_grid import StoredGrid
+from slc.compiler.structure.svd import truncated_svd
+from slc.ops import bitmap
+
+CORRECTION_RANKS = (4, 8, 16, 32)
+DENSITY_STEPS = (1.0, 0.85, 0.7, 0.55, 0.4, 0.25, 0.1, 0.0)  # parts of the checkpoint's S
+RANK_STEPS = (1.0, 0.5, 0.25, 0.0)  # parts of its rank
+SPARSE_VALUES: tuple[SparseValues, ...] = ("f16", "i8", "i4")
+_GROUP = 64  # of i8 and i4 values, where the checkpoint states none
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearMenu:
+    """What menu_options found for one Linear.
+
+    Attributes:
+      options: each with its error.
+      tensors: codes, scales and the correction, by their names in the file.
+      probe: W [N, K] as the sensitivity is measured with, and its error.
+    """
+
+    options: list[MenuOption]
+    tensors: dict[str, Any]
+    probe: tuple[F32, float]
+
+
+def dense_options(W: F32, H: F32 | None, layer: LayerError | None) -> LinearMenu:
+    """int8 and int4 of W [N, K]; without H rounded to the nearest, errors per row of a table."""
+    options: list[MenuOption] = []
+    tensors: dict[str, Any] = {}
+    codes = {("int8", INT8_GROUP): round_matrix(W, bits=8, group=INT8_GROUP)}
+    for group in INT4_GROUPS:
+        codes["int4", group] = (
+            round_matrix(W, bits=4, group=group)
+            if H is None
+            else gptq.quantize_matrix(W, H, bits=4, group=group)
+        )
+
+    def error(E: F32) -> float:
+        return float(np.square(E).mean(axis=0).sum()) if layer is None else layer.of(E)
+
+    for (encoding, group), made in codes.items():
+        value_type = "i8" if encoding == "int8" else "i4"
+        lost = error(W - made.matrix())
+        options.append(
+            MenuOption(encoding, value_type, lost, nnz=W.size, group=group)  # type: ignore[arg-type]
+        )
+        tensors[f"{code_key(encoding, group)}.codes"] = made.packed()
+        tensors[f"{code_key(encoding, group)}.scales"] = made.scales
+    Q = codes["int4", CORRECTED_GROUP].matrix()
+    return LinearMenu(options, tensors, (Q, error(W - Q)))
+
+
+def correction_options(
+    W: F32, Q: F32, layer: LayerError
+) -> tuple[list[MenuOption], dict[str, Any]]:
+    """Ranks of the correction of Q, and its factors A [r, K] and B [N, r]."""
+    E = W - Q
+    rank = min(max(CORRECTION_RANKS), *W.shape)
+    B, A, _ = truncated_svd(E @ layer.factor, rank)
+    A = np.ascontiguousarray(
+        solve_triangular(layer.factor, A.T, trans="T", lower=True, check_finite=False).T, np.float32
+    )
+    options = []
+    for some in sorted({min(r, rank) for r in CORRECTION_RANKS}):
+        lost = layer.of(E - B[:, :some] @ A[:some])
+        options.append(MenuOption("int4", "i4", lost, nnz=W.size, rank=some, group=CORRECTED_GROUP))
+    return options, {"correction.A": A, "correction.B": np.ascontiguousarray(B)}
+
+
+def slice_options(
+    W: F32, layer: LayerError, checkpoint: StructuredCheckpoint, name: str
+) -> Iterator[MenuOption]:
+    """Slices of the checkpoint's S and adapter, in each value type."""
+    entry = checkpoint.entry(name)
+    group = entry.group or _GROUP
+    types = SPARSE_VALUES if entry.value_type is None else SPARSE_VALUES[1:]
+    for rank in sorted({round(part * entry.rank) for part in RANK_STEPS}):
+        A, B = checkpoint.adapter(name, rank)
+        left = W - B @ A
+        for nnz in sorted({round(part * entry.nnz) for part in DENSITY_STEPS}):
+            S, mask = checkpoint.placed(name, nnz, rank)
+            for value_type in types:
+                grid = checkpoint.slice_grid(name, value_type, group, rank)
+                lost = layer.of(left - _as_exported(S, mask, value_type, group, grid))
+                yield MenuOption("bitmap", value_type, lost, nnz, rank, group)
+
+
+def _as_exported(
+    S: F32, mask: Any, value_type: SparseValues, group: int, grid: StoredGrid | None
+) -> F32:
+    """S as a bitmap of this type gives it back."""
+    if value_type == "f16":
+        return S.astype(np.float16).astype(np.float32)
+    levels = None if grid is None else bitmap.Grid(grid.scales, grid.codebook)
+    # "planes" has one level of i4 fewer than "rows": an error that holds for both.
+    layout: Layout = "planes" if value_type == "i4" else "rows"
+    blob = bitmap.encode(S, value_type, group, mask, layout=layout, grid=levels)
+    decoded: F32 = bitmap.decode(blob)
+    return decoded
