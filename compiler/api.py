@@ -211,6 +211,7 @@ def _choose(source: Source, target: Target, request: Request, adapters: list[Pef
         density=request.density,
         rank=request.rank,
         values=request.values,
+        adapter_values=request.adapter_values,
         mem_bytes=mem,
         context=request.context,
         batch=request.batch,

@@ -25,6 +25,7 @@ class Request:
       mem: what the session may add to its process ("4GB", "512MiB"); None: what the device has.
       density, rank: of every Linear's S and residual adapter; None: chosen by `mem`.
       values: value type of S: "auto", "f16", "i8" or "i4"; "dense" compresses nothing.
+      adapter_values: value type of the residual adapters, "f16" or "i8"; task adapters are f16.
       group: columns that share a scale of i8 or i4 values.
       accuracy_level: 1 computes with float32 activations, 4 with int8 ones; None: 4 for i8 and i4
         values, else 1.
@@ -48,6 +49,7 @@ class Request:
     density: float | None = None
     rank: int | None = None
     values: str = "auto"
+    adapter_values: str = "f16"
     group: int = 64
     accuracy_level: int | None = None
     gamma: float | None = None

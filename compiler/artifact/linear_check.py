@@ -4,6 +4,10 @@ The bound is rigorous, not statistical: |y − ŷ| ≤ γₙ·(|x|·|W|ᵀ + |b|
 (`dense.py`, rule 5), plus half a unit in the last place of an f16 result. An error can't hide in it
 by cancellation elsewhere in the graph, and a node that fails is named.
 
+An int8 adapter is held in the same bound: its weights are q·scale rounded to f32 (1), the kernel
+sums q·x (n), applies the scale (1) and the gate or what is added (1), one below the n + 4 of rule
+5. Where an Up adds several pairs, y is rounded once more for each; its own weights count in n.
+
 At accuracy_level 4 x is what the operator's contract rounds it to, the very same numbers here and
 there; the bound holds for the sum that follows: within 64 columns it is exact, so no weight is
 touched by more roundings than in f32.

@@ -20,6 +20,7 @@ from slc.compiler.budget.options import (
     DEFAULT_RANK,
     BudgetOptions,
     check_options,
+    chosen_adapter_type,
     chosen_context,
     chosen_level,
     too_small,
@@ -91,8 +92,9 @@ def plan(source: Source, target: Target, options: BudgetOptions) -> Plan:
         options.batch, chosen_context(source, options), source.genai_config, target.ort_min
     )
     storage = Storage(
-        _VALUES.get(options.values, "f16"), options.group, i4_layout(target), chosen_level(options)
-    )
+        _VALUES.get(options.values, "f16"), options.group, i4_layout(target), chosen_level(options),
+        chosen_adapter_type(options),
+    )  # fmt: skip
     stage = _Stage(source, target, options, workload, storage)
     notes = stage.notes(asked)
     by_hand = options.density is not None or options.rank is not None or options.mem_bytes is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Literal
 
-from slc.compiler.budget.choice import Choice, Layout
+from slc.compiler.budget.choice import AdapterType, Choice, Layout
 from slc.compiler.linear import Linear
 
 if TYPE_CHECKING:
@@ -30,9 +30,23 @@ def aligned(size: int) -> int:
     return -(-size // step) * step
 
 
-def adapter_bytes(N: int, K: int, rank: int) -> int:
-    """A: [rank, K] and B: [N, rank] in f16, each aligned."""
-    return aligned(2 * rank * K) + aligned(2 * N * rank)
+def adapter_bytes(N: int, K: int, rank: int, adapter_type: AdapterType = "f16") -> int:
+    """A: [rank, K] and B: [N, rank], and f32 scales of int8 rows, each aligned.
+
+    At most: where siblings share a Down, their scales of A are one tensor; and what is shorter than
+    256 bytes lies in model.onnx.
+    """
+    if adapter_type == "f16" or rank == 0:
+        return aligned(2 * rank * K) + aligned(2 * N * rank)
+    return aligned(rank * K) + aligned(N * rank) + aligned(4 * rank) + aligned(4 * N)
+
+
+def adapters_bytes(linear: Linear, rank: int, adapter_type: AdapterType, extra_rank: int) -> int:
+    """The residual adapter and the task adapters of `linear`: one pair, or int8 apart from f16."""
+    if adapter_type == "f16":
+        return adapter_bytes(linear.N, linear.K, rank + extra_rank)
+    residual = adapter_bytes(linear.N, linear.K, rank, adapter_type)
+    return residual + adapter_bytes(linear.N, linear.K, extra_rank)
 
 
 def dense_bytes(linear: Linear) -> int:
@@ -82,19 +96,21 @@ def int8_choice(linear: Linear) -> Choice:
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-    """How the values of S are stored, the same for all Linears of one plan.
+    """How S and the residual adapter are stored, the same for all Linears of one plan.
 
     Attributes:
       values: value type.
       group: columns per scale of i8 and i4 values.
       layout: order of i4 codes.
       accuracy_level: of the operator where it has a choice: bitmaps of i8 and i4 values.
+      adapter_type: of the residual adapter's two factors.
     """
 
     values: SparseValues
     group: int = 64
     layout: Layout = "rows"
     accuracy_level: int = FLOAT_LEVEL
+    adapter_type: AdapterType = "f16"
 
 
 def i4_layout(target: Target) -> Layout:
@@ -115,18 +131,19 @@ def sparse_choice(
       linear: the weight.
       nnz: stored values of S, 0 … N·K.
       rank: of the residual adapter.
-      storage: of S.
-      extra_rank: rank of task adapters, which are concatenated in either case.
+      storage: of S and the adapter.
+      extra_rank: rank of task adapters, which are concatenated in either case, in f16.
     """
     extra = adapter_bytes(linear.N, linear.K, extra_rank) if extra_rank else 0
     if 4 * linear.numel < DENSE_BELOW_BYTES:
         return _with_extra(dense_choice(linear, "its f32 weight is smaller than 1 KiB"), extra)
     blob = _smallest_blob(linear, nnz, storage)
-    weight = blob.weight_bytes + adapter_bytes(linear.N, linear.K, rank + extra_rank)
+    weight = blob.weight_bytes + adapters_bytes(linear, rank, storage.adapter_type, extra_rank)
     if weight >= dense_bytes(linear) + extra:
         reason = f"at this density and rank it would take {weight} bytes and dense f32 no more"
         return _with_extra(dense_choice(linear, reason), extra)
-    return dataclasses.replace(blob, rank=rank, weight_bytes=weight)
+    adapter_type = storage.adapter_type if rank else "f16"
+    return dataclasses.replace(blob, rank=rank, weight_bytes=weight, adapter_type=adapter_type)
 
 
 def _smallest_blob(linear: Linear, nnz: int, storage: Storage) -> Choice:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from slc.compiler.budget.choice import AdapterType
 from slc.compiler.budget.encodings import FLOAT_LEVEL, INT8_LEVEL
 from slc.compiler.budget.sizes import format_size
 from slc.compiler.errors import RequestError
@@ -21,6 +22,7 @@ CONTEXT_UNSTATED = 512  # for graphs that state no limit
 GROUP_MAX = 1 << 20  # columns; no matrix is wider
 VALUES = ("auto", "f16", "i8", "i4", "dense")
 INTEGER_VALUES = ("i8", "i4")
+ADAPTER_VALUES: tuple[AdapterType, ...] = ("f16", "i8")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +43,7 @@ class BudgetOptions:
         values, else 1.
       gamma: with a budget, the part of what is removed that the adapters give and S need not
         (SALAAD's allocation); None shrinks both by one ratio.
+      adapter_values: "f16" or "i8", of every residual adapter; task adapters are f16.
     """
 
     density: float | None = None
@@ -54,6 +57,7 @@ class BudgetOptions:
     head: str = "bitmap"
     accuracy_level: int | None = None
     gamma: float | None = None
+    adapter_values: str = "f16"
 
 
 def check_options(options: BudgetOptions) -> None:
@@ -69,6 +73,7 @@ def check_options(options: BudgetOptions) -> None:
         raise RequestError(f"--rank: got {rank}, wanted an integer of at least 0")
     if options.values not in VALUES:
         raise RequestError(f"--values: got {options.values!r}, wanted one of {', '.join(VALUES)}")
+    chosen_adapter_type(options)
     if options.batch < 1:
         raise RequestError(f"--batch: got {options.batch}, wanted at least 1")
     if options.group < 64 or options.group % 64 or options.group > GROUP_MAX:
@@ -96,6 +101,18 @@ def check_options(options: BudgetOptions) -> None:
         )
     if options.head not in ("bitmap", "int8"):
         raise RequestError(f"head: got {options.head!r}, wanted 'bitmap' or 'int8'")
+
+
+def chosen_adapter_type(options: BudgetOptions) -> AdapterType:
+    """The value type of the residual adapters.
+
+    Raises:
+      RequestError: there is no such type.
+    """
+    for adapter_type in ADAPTER_VALUES:
+        if options.adapter_values == adapter_type:
+            return adapter_type
+    raise RequestError(f"--adapter-values: got {options.adapter_values!r}, wanted f16 or i8")
 
 
 def chosen_level(options: BudgetOptions) -> int:

@@ -22,6 +22,7 @@ def command(
     density: opt.Density = None,
     rank: opt.Rank = None,
     values: opt.Values = "auto",
+    adapter_values: opt.AdapterValues = "f16",
     group: opt.Group = 64,
     accuracy_level: opt.AccuracyLevel = None,
     gamma: opt.Gamma = None,
@@ -48,11 +49,11 @@ def command(
     with progress_bar() as progress:
         path = export(
             model, out, device=device, mem=mem, density=density, rank=rank, values=values,
-            group=group, accuracy_level=accuracy_level, gamma=gamma, context=context, batch=batch,
-            provider=provider, method=method, calibrate=calibrate, iterations=iterations,
-            match_blocks=match_blocks,
-            adapters=tuple(adapter or ()), adapter_slots=adapter_slots,
-            save_structured=save_structured, force=force, jobs=jobs, progress=progress,
+            adapter_values=adapter_values, group=group, accuracy_level=accuracy_level, gamma=gamma,
+            context=context, batch=batch, provider=provider, method=method, calibrate=calibrate,
+            iterations=iterations, match_blocks=match_blocks, adapters=tuple(adapter or ()),
+            adapter_slots=adapter_slots, save_structured=save_structured, force=force, jobs=jobs,
+            progress=progress,
         )  # fmt: skip
     manifest = read_manifest(path)
     print_export(people, path, manifest)

@@ -31,6 +31,9 @@ Rank = Annotated[int | None, typer.Option(help="Rank of the residual adapter of 
 Values = Annotated[
     str, typer.Option(help="Value type of S: auto, f16, i8 or i4; dense compresses nothing.")
 ]
+AdapterValues = Annotated[
+    str, typer.Option(help="Value type of the residual adapters: f16, or i8 with a scale per row.")
+]
 Group = Annotated[int, typer.Option(help="Columns that share a scale of i8 or i4 values.")]
 Gamma = Annotated[
     float | None,

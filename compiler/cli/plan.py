@@ -14,6 +14,7 @@ def command(
     density: opt.Density = None,
     rank: opt.Rank = None,
     values: opt.Values = "auto",
+    adapter_values: opt.AdapterValues = "f16",
     group: opt.Group = 64,
     accuracy_level: opt.AccuracyLevel = None,
     gamma: opt.Gamma = None,
@@ -30,10 +31,10 @@ def command(
 
     with progress_bar() as progress:
         result, target = plan(
-            model, device=device, mem=mem, density=density, rank=rank, values=values, group=group,
-            accuracy_level=accuracy_level, gamma=gamma, context=context, batch=batch,
-            provider=provider, adapters=tuple(adapter or ()), adapter_slots=adapter_slots,
-            progress=progress,
+            model, device=device, mem=mem, density=density, rank=rank, values=values,
+            adapter_values=adapter_values, group=group, accuracy_level=accuracy_level, gamma=gamma,
+            context=context, batch=batch, provider=provider, adapters=tuple(adapter or ()),
+            adapter_slots=adapter_slots, progress=progress,
         )  # fmt: skip
     print_plan(people, result, target)
     if json:

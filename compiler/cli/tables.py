@@ -48,7 +48,8 @@ def print_plan(console: Console, plan: Plan, target: Target) -> None:
     """The Choices, the arithmetic and what was decided by default."""
     rows = [
         (c.linear, c.encoding, _values(c.value_type, c.layout), c.accuracy_level,
-         f"{c.density:.3f}", c.rank, format_size(c.weight_bytes), c.reason or "")
+         f"{c.density:.3f}", _rank(c.rank, c.adapter_type), format_size(c.weight_bytes),
+         c.reason or "")
         for c in plan.choices[:ROWS_MAX]
     ]  # fmt: skip
     columns = ("Linear", "encoding", "values", ">level", ">density", ">rank", ">bytes", "reason")
@@ -146,7 +147,7 @@ def _stored(row: Mapping[str, Any]) -> dict[str, str]:
         "values": _values(row["value_type"], row["layout"]),
         "level": str(row["accuracy_level"]),
         "density": f"{row['density']:.3f}",
-        "rank": str(row["rank"]),
+        "rank": _rank(row["rank"], row["adapter_type"]),
         "bits": f"{row['bits_per_weight']:.2f}",
     }
 
@@ -160,7 +161,8 @@ def _print_choices(console: Console, choices: Sequence[Mapping[str, Any]]) -> No
     groups: dict[tuple[object, ...], list[Mapping[str, Any]]] = {}
     for c in choices:
         values = _values(c["value_type"], c["layout"])
-        key = (c["encoding"], values, c["accuracy_level"], f"{c['density']:.3f}", c["rank"])
+        rank = _rank(c["rank"], c["adapter_type"])
+        key = (c["encoding"], values, c["accuracy_level"], f"{c['density']:.3f}", rank)
         groups.setdefault(key, []).append(c)
     rows = [
         (len(group), *key, format_size(sum(c["weight_bytes"] for c in group)))
@@ -175,6 +177,11 @@ def _print_choices(console: Console, choices: Sequence[Mapping[str, Any]]) -> No
 
 def _values(value_type: str, layout: str) -> str:
     return f"{value_type} {layout}" if value_type == "i4" else value_type
+
+
+def _rank(rank: int, adapter_type: str) -> str:
+    """Of the residual adapter, and its type where that is not f16."""
+    return f"{rank} {adapter_type}" if rank and adapter_type != "f16" else str(rank)
 
 
 def _print_memory(console: Console, lines: Sequence[tuple[str, int]]) -> None:
