@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import threading
 import time
 from importlib import metadata
 from pathlib import Path
 from typing import cast
 
-from slc.targets.target import Arch, Target, TargetError
+from slc.targets.target import ORT_OLDEST, Arch, Target, TargetError
 
 # Linux's names of CPU features, in ours.
 _X86_FLAGS = {
@@ -42,12 +43,27 @@ def detect_host(*, measure: bool = False) -> Target:
       measure: also measure the memory bandwidth, which takes about a second.
 
     Raises:
-      TargetError: the machine is neither x86-64 nor AArch64.
+      TargetError: the machine is neither x86-64 nor AArch64, or has no Linux.
     """
     arch = _arch()
     memory_bytes, memory_source = detect_memory()
-    ort = installed_version("onnxruntime")
-    bandwidth = measure_bandwidth() if measure else BANDWIDTH_ASSUMED_BYTES_PER_S
+    cores, cpuinfo = usable_cores(), Path("/proc/cpuinfo").read_text(errors="replace")
+    ort, genai = installed_version("onnxruntime"), installed_version("onnxruntime-genai")
+    bandwidth, bandwidth_source = BANDWIDTH_ASSUMED_BYTES_PER_S, "assumed: DDR4-2400, one channel"
+    if measure:
+        bandwidth = measure_bandwidth()
+        bandwidth_source = f"measured: {cores} threads read memory, the best of a few passes"
+    sources = {
+        "memory_bytes": memory_source,
+        "reserve_bytes": "an allowance: 1 GB, or a quarter of a smaller memory",
+        "bandwidth_bytes_per_s": bandwidth_source,
+        "cores": "CPU affinity and cgroup quota of this process",
+        "isa": "/proc/cpuinfo",
+        "ort_min": "the installed onnxruntime" if ort else "the oldest that slc supports",
+        "ort_max": "the installed onnxruntime" if ort else None,
+        "genai_min": "the installed onnxruntime-genai" if genai else None,
+        "glibc_min": "the C library of this process",
+    }
     return Target(
         name="host",
         arch=arch,
@@ -55,29 +71,30 @@ def detect_host(*, measure: bool = False) -> Target:
         # What a small Linux system and the process's own interpreter take.
         reserve_bytes=min(1_000_000_000, memory_bytes // 4),
         bandwidth_bytes_per_s=bandwidth,
-        cores=usable_cores(),
-        isa=detect_isa(arch, Path("/proc/cpuinfo").read_text(errors="replace")),
-        ort_min=ort or "1.17",
+        cores=cores,
+        isa=detect_isa(arch, cpuinfo),
+        ort_min=ort or ORT_OLDEST,
         ort_max=ort,
-        genai_min=installed_version("onnxruntime-genai"),
+        genai_min=genai,
         glibc_min=platform.libc_ver()[1] or "2.28",
         verified=True,
-        description=f"this machine: {platform.machine()}, {usable_cores()} cores",
-        sources={
-            "memory_bytes": memory_source,
-            "reserve_bytes": "an allowance: 1 GB, or a quarter of a smaller memory",
-            "bandwidth_bytes_per_s": "measured" if measure else "assumed: DDR4-2400, one channel",
-            "cores": "CPU affinity and cgroup quota of this process",
-            "isa": "/proc/cpuinfo",
-            "ort_min": "the installed onnxruntime" if ort else "the oldest that slc supports",
-            "ort_max": "the installed onnxruntime",
-            "genai_min": "the installed onnxruntime-genai",
-            "glibc_min": "the C library of this process",
-        },
+        description=f"{_model(cpuinfo) or platform.machine()}, {cores} cores",
+        sources={figure: source for figure, source in sources.items() if source},
     )
 
 
+def _model(cpuinfo: str) -> str:
+    """The processor's name in /proc/cpuinfo; "" where it has none, as on most Arm boards."""
+    match = re.search(r"^(?:model name|Model)\s*:\s*(\S.*)$", cpuinfo, re.MULTILINE)
+    return match[1].strip() if match else ""
+
+
 def _arch() -> Arch:
+    if platform.system() != "Linux":
+        raise TargetError(
+            f"this machine runs {platform.system()}, and a profile is made of Linux only: use "
+            "--device NAME"
+        )
     machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(
         platform.machine().lower(), platform.machine().lower()
     )

@@ -63,7 +63,7 @@ def _resolve(name: str) -> str:
         return aliases[name]
     known = [*names(), *aliases]
     near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
-    near += [k for k in known if name and name.lower() in k and k not in near][:3]
+    near += [k for k in known if name and name.lower() in k and k not in near][:6]
     hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(names())}."
     raise TargetError(
         f"unknown device {name!r}: {hint} `slc devices` lists them, and a path to a .toml works too"
@@ -94,13 +94,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in seen:
         raise TargetError(f"device profile {path}: inherits from itself")
     own = _parse(path)
-    for key in own:
-        if key not in _FIELDS and key != "inherits":
-            near = difflib.get_close_matches(key, _FIELDS, n=1)
-            hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(_FIELDS)}"
-            raise TargetError(f"device profile {path}: unknown key {key!r}{hint}")
-    if not isinstance(own.get("sources", {}), dict):
-        raise TargetError(f"device profile {path}: sources must be a table of field = text")
+    _check_keys(own, path)
     parent = _inherited(own.pop("inherits", None), path, (*seen, path.resolve()))
     sources = {**parent.pop("sources", {})}
     for figure in FIGURES:
@@ -108,6 +102,29 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
             sources[figure] = f"given in {path.name}"
     sources.update(own.pop("sources", {}))
     return {**parent, "name": path.stem, **own, "sources": sources}
+
+
+def _check_keys(own: dict[str, Any], path: Path) -> None:
+    """Refuses keys that profiles do not have; a figure below `[sources]` is the common slip."""
+    sources = own.get("sources", {})
+    if not isinstance(sources, dict):
+        raise TargetError(f"device profile {path}: sources must be a table of field = text")
+    for key in own:
+        if key != "inherits" and key not in _FIELDS:
+            raise TargetError(f"device profile {path}: unknown key {key!r}{_near(key)}")
+    for key, value in sources.items():
+        if key not in _FIELDS:
+            raise TargetError(f"device profile {path}: unknown key {key!r} in sources{_near(key)}")
+        if not isinstance(value, str):
+            raise TargetError(
+                f"device profile {path}: sources.{key} must be a text, where the figure is from, "
+                f"got {value!r}; the figure itself belongs above [sources]"
+            )
+
+
+def _near(key: str) -> str:
+    near = difflib.get_close_matches(key, _FIELDS, n=1)
+    return f"; did you mean {near[0]}?" if near else f"; known are {', '.join(_FIELDS)}"
 
 
 def _inherited(parent: Any, path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
@@ -120,15 +137,28 @@ def _inherited(parent: Any, path: Path, seen: tuple[Path, ...]) -> dict[str, Any
     elif parent.endswith(".toml") or "/" in parent:
         fields = _read(path.parent / parent, seen)
     else:
-        fields = _read(DEVICES / f"{_resolve(parent)}.toml", seen)
+        try:
+            name = _resolve(parent)
+        except TargetError as error:
+            raise TargetError(f"device profile {path}: inherits: {error}") from None
+        fields = _read(DEVICES / f"{name}.toml", seen)
     return {key: value for key, value in fields.items() if key not in _OWN}
 
 
 def _to_target(fields: dict[str, Any], path: Path) -> Target:
-    for key in _REQUIRED:
-        if key not in fields:
-            raise TargetError(f"device profile {path}: {key} is missing")
+    missing = [key for key in _REQUIRED if key not in fields]
+    if missing:
+        what = f"{', '.join(missing)} {'are' if missing[1:] else 'is'} missing"
+        raise TargetError(
+            f"device profile {path}: {what}; give it, or a device to take it from, e.g. "
+            'inherits = "raspberry-pi-5"'
+        )
+    if not isinstance(fields["arch"], str):
+        raise TargetError(f"device profile {path}: arch must be text, got {fields['arch']!r}")
     for key in ("isa", "aliases", "notes"):
         if isinstance(fields.get(key), list):
             fields[key] = tuple(fields[key])
-    return Target(**fields)
+    try:
+        return Target(**fields)
+    except TargetError as error:
+        raise TargetError(f"{error}, in {path}") from None

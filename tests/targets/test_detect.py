@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from slc.targets import detect, load
+from slc.targets import TargetError, detect, load
+from slc.targets.target import FIGURES
 
 X86 = "processor : 0\nflags\t\t: fpu sse4_2 avx avx2 fma avx512_vbmi2\n"
 AVX512 = (
@@ -26,6 +27,25 @@ def test_host_promises_the_installed_onnxruntime() -> None:
     host = load("host")
     installed = detect.installed_version("onnxruntime")
     assert host.ort_min == host.ort_max == installed
+
+
+def test_host_has_a_source_for_what_it_states_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(detect, "installed_version", lambda _: None)
+    host = detect.detect_host()
+    assert (host.ort_min, host.ort_max, host.genai_min) == ("1.17", None, None)
+    assert set(host.sources) == {f for f in FIGURES if getattr(host, f)}
+    assert host.sources["ort_min"] == "the oldest that slc supports"
+
+
+def test_other_systems_and_machines_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detect.platform, "machine", lambda: "riscv64")
+    with pytest.raises(TargetError, match="riscv64"):
+        detect.detect_host()
+    monkeypatch.setattr(detect.platform, "system", lambda: "Darwin")
+    with pytest.raises(TargetError, match="Darwin"):
+        detect.detect_host()
 
 
 def test_features_are_renamed_and_common_to_all_cores() -> None:

@@ -42,15 +42,60 @@ def test_shipped_profiles_are_valid_and_every_figure_has_a_source(name: str) -> 
 def test_issue_names_and_aliases_load() -> None:
     wanted = {
         "host",
+        "h200",
+        "intel-n100",
+        "jetson-agx-orin-32gb",
+        "jetson-agx-orin-64gb",
+        "jetson-agx-thor",
+        "jetson-nano",
+        "jetson-orin-nano-4gb",
+        "jetson-orin-nano-8gb",
+        "jetson-orin-nx-16gb",
+        "jetson-xavier-nx",
+        "raspberry-pi-4-1gb",
+        "raspberry-pi-4-2gb",
+        "raspberry-pi-4-4gb",
+        "raspberry-pi-4-8gb",
+        "raspberry-pi-5",
+        "raspberry-pi-5-16gb",
+        "raspberry-pi-5-2gb",
+        "raspberry-pi-5-4gb",
+        "snapdragon-8-gen-3",
         "x86-64-avx2",
         "x86-64-avx512",
-        "raspberry-pi-5",
-        "jetson-orin-nano-8gb",
-        "jetson-orin-nano-4gb",
-        "jetson-xavier-nx",
+        "x86-64-laptop",
+        "x86-64-laptop-ddr5",
+        "x86-64-laptop-lpddr5x",
     }
     assert wanted <= set(names())
     assert load("jetson") == load("jetson-orin-nano-8gb")
+    assert load("raspberry-pi-4") == load("raspberry-pi-4-4gb")
+    assert load("raspberry-pi-5-8gb") == load("raspberry-pi-5")
+
+
+@pytest.mark.parametrize("name", [name for name in names() if name[-2:] == "gb"])
+def test_a_name_with_a_size_has_that_memory_less_what_linux_does_not_show(name: str) -> None:
+    size = int(name.rsplit("-", 1)[1][:-2]) << 30
+    assert 0.84 * size < load(name).memory_bytes < size
+
+
+@pytest.mark.parametrize("name", [name for name in names() if name != "host"])
+def test_only_measured_profiles_are_verified(name: str) -> None:
+    target = load(name)
+    assert target.verified == target.sources["bandwidth_bytes_per_s"].startswith("measured")
+
+
+@pytest.mark.parametrize("name", ["raspberry-pi-4-1gb", "raspberry-pi-4-8gb", "jetson-nano"])
+def test_armv8_0_promises_neon_only(name: str) -> None:
+    assert load(name).isa == ("neon",)
+
+
+def test_a_gpu_that_is_not_used_is_said_so() -> None:
+    with_gpu = [load(name) for name in names() if load(name).sm is not None]
+    assert len(with_gpu) >= 8
+    for target in with_gpu:
+        assert target.provider == "cpu", target.name
+        assert any("GPU is not used" in note for note in target.notes), target.name
 
 
 def test_aliases_are_unique_and_hide_no_name() -> None:
@@ -71,6 +116,8 @@ def test_runtimes_that_decide_what_may_be_exported() -> None:
     assert load("x86-64-avx2").ort_at_least("1.23")
     assert load("jetson").ort_max == "1.23.2"
     assert not load("jetson-xavier-nx").ort_at_least("1.23")
+    nano = load("jetson-nano")  # onnxruntime is built there, so that no version is the newest
+    assert (nano.ort_min, nano.ort_max, nano.glibc_min) == ("1.17", None, "2.27")
     assert version_tuple("1.9") < version_tuple("1.17") < version_tuple("1.17.3")
 
 
@@ -144,7 +191,11 @@ def test_a_profile_of_the_user_inherits(tmp_path: Path) -> None:
         ('inherits = "jetson"\nmemory = 1\n', "unknown key 'memory'.*memory_bytes"),
         ('inherits = "jetson"\nmemory_bytes = -1\n', "memory_bytes must be"),
         ('inherits = "jetson"\nmemory_bytes = "8GB"\n', "memory_bytes must be"),
-        ('arch = "x86_64"\nreserve_bytes = 1\n', "memory_bytes is missing"),
+        ('arch = "x86_64"\nreserve_bytes = 1\n', "memory_bytes, bandwidth.*, cores are missing"),
+        ("memory_bytes = 9\nreserve_bytes = 1\nbandwidth_bytes_per_s = 1\ncores = 1\n", "arch is"),
+        ('inherits = "jetson"\narch = ["x86_64"]\n', "arch must be text"),
+        ('inherits = "jetson"\n[sources]\nmemory = "x"\n', "'memory' in sources.*memory_bytes"),
+        ('inherits = "jetson"\n[sources]\ncores = 4\n', "got 4; .* above .sources"),
         ('inherits = "jetsn"\n', "jetson"),
         ('inherits = "./mine.toml"\n', "inherits from itself"),
         ("inherits = 3\n", "inherits must be"),
