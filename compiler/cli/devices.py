@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from slc.compiler.cli import options as opt
-from slc.compiler.cli.console import emit, people
+from slc.compiler.cli.console import emit, people, progress_bar
 from slc.compiler.cli.tables import table
 from slc.compiler.errors import RequestError
 from slc.targets import Target, load, names
@@ -18,6 +20,9 @@ from slc.targets import Target, load, names
 _DETECTED = """\
 This machine, as `slc devices --detect` found it: where each figure is from stands in [sources].
 Change what you know better; `--device ./FILE.toml` takes the file."""
+_CALIBRATED = """\
+This machine, as `slc devices --calibrate` measured it: where each figure is from stands in
+[sources]. `--device ./FILE.toml` takes the file."""
 
 
 def command(
@@ -25,13 +30,24 @@ def command(
     detect: Annotated[
         bool, typer.Option("--detect", help="Print a profile of this machine as TOML, measured.")
     ] = False,
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate",
+            help="As --detect, and time the operators, which takes a minute or two.",
+        ),
+    ] = False,
     json: opt.Json = False,
 ) -> None:
     """List the device profiles, show one with the source of each figure, or make this machine's."""
-    if detect:
+    if detect or calibrate:
+        option = "--calibrate" if calibrate else "--detect"
         if name is not None:
-            raise RequestError(f"--detect is about this machine, got {name!r} too: leave one out")
-        _print_profile(_measured(), json)
+            raise RequestError(f"{option} is about this machine, got {name!r} too: leave one out")
+        if calibrate:
+            _print_profile(_calibrated(), json, _CALIBRATED)
+        else:
+            _print_profile(_measured(), json, _DETECTED)
         return
     if name is None:
         targets = [load(one) for one in names()]
@@ -51,14 +67,21 @@ def _measured() -> Target:
     return detect_host(measure=True)
 
 
-def _print_profile(target: Target, json: bool) -> None:
+def _calibrated() -> Target:
+    from slc.compiler.budget.calibrate import calibrate
+
+    with progress_bar() as progress:
+        return calibrate(progress=progress)
+
+
+def _print_profile(target: Target, json: bool, comment: str) -> None:
     """The profile on stdout: a TOML file, or the JSON document that shows it."""
     from slc.targets.toml_writer import to_toml
 
     if json:
         emit(_document(target))
     else:
-        sys.stdout.write(to_toml(target, _DETECTED))
+        sys.stdout.write(to_toml(target, comment))
 
 
 def _document(target: Target) -> dict[str, Any]:
@@ -97,10 +120,21 @@ def _details(target: Target) -> Table:
     for field in dataclasses.fields(target):
         if field.name in ("sources", "name", "description", "notes"):
             continue
-        value = getattr(target, field.name)
-        text = (
-            f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-        )
-        rows.append((field.name, text, target.sources.get(field.name, "")))
-    rows += [("note", note, "") for note in target.notes]
-    return table(f"{target.name}: {target.description}", ("field", "value", "source"), rows)
+        value = escape(_text(getattr(target, field.name)))
+        rows.append((field.name, value, escape(target.sources.get(field.name, ""))))
+    rows += [("note", escape(note), "") for note in target.notes]
+    title = escape(f"{target.name}: {target.description}")
+    return table(title, ("field", "value", "source"), rows)
+
+
+def _text(value: object) -> str:
+    """A field's value as people write it."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, (tuple, Mapping)):
+        return ", ".join(value) or "none"
+    return str(value)
