@@ -53,17 +53,6 @@ def detect_host(*, measure: bool = False) -> Target:
     if measure:
         bandwidth = measure_bandwidth()
         bandwidth_source = f"measured: {cores} threads read memory, the best of a few passes"
-    sources = {
-        "memory_bytes": memory_source,
-        "reserve_bytes": "an allowance: 1 GB, or a quarter of a smaller memory",
-        "bandwidth_bytes_per_s": bandwidth_source,
-        "cores": "CPU affinity and cgroup quota of this process",
-        "isa": "/proc/cpuinfo",
-        "ort_min": "the installed onnxruntime" if ort else "the oldest that slc supports",
-        "ort_max": "the installed onnxruntime" if ort else None,
-        "genai_min": "the installed onnxruntime-genai" if genai else None,
-        "glibc_min": "the C library of this process",
-    }
     return Target(
         name="host",
         arch=arch,
@@ -79,8 +68,25 @@ def detect_host(*, measure: bool = False) -> Target:
         glibc_min=platform.libc_ver()[1] or "2.28",
         verified=True,
         description=f"{_model(cpuinfo) or platform.machine()}, {cores} cores",
-        sources={figure: source for figure, source in sources.items() if source},
+        sources={
+            "memory_bytes": memory_source,
+            "bandwidth_bytes_per_s": bandwidth_source,
+            **_runtime_sources(ort, genai),
+            "reserve_bytes": "an allowance: 1 GB, or a quarter of a smaller memory",
+            "cores": "CPU affinity and cgroup quota of this process",
+            "isa": "/proc/cpuinfo",
+            "glibc_min": "the C library of this process",
+        },
     )
+
+
+def _runtime_sources(ort: str | None, genai: str | None) -> dict[str, str]:
+    """Where ort_min, ort_max and genai_min are from, of those that there are."""
+    if ort is None:
+        sources = {"ort_min": "the oldest that slc supports"}
+    else:
+        sources = dict.fromkeys(("ort_min", "ort_max"), "the installed onnxruntime")
+    return sources | ({"genai_min": "the installed onnxruntime-genai"} if genai else {})
 
 
 def _model(cpuinfo: str) -> str:
