@@ -33,7 +33,7 @@ _ARM_FLAGS = {
 }
 
 # One channel of DDR4-2400: a machine with less is rare, and the figure only ranks choices.
-BANDWIDTH_ASSUMED_BYTES_PER_S = 19_200_000_000
+_BANDWIDTH_ASSUMED = (19_200_000_000, "assumed: DDR4-2400, one channel")
 
 
 def detect_host(*, measure: bool = False) -> Target:
@@ -49,10 +49,7 @@ def detect_host(*, measure: bool = False) -> Target:
     memory_bytes, memory_source = detect_memory()
     cores, cpuinfo = usable_cores(), Path("/proc/cpuinfo").read_text(errors="replace")
     ort, genai = installed_version("onnxruntime"), installed_version("onnxruntime-genai")
-    bandwidth, bandwidth_source = BANDWIDTH_ASSUMED_BYTES_PER_S, "assumed: DDR4-2400, one channel"
-    if measure:
-        bandwidth = measure_bandwidth()
-        bandwidth_source = f"measured: {cores} threads read memory, the best of a few passes"
+    bandwidth, bandwidth_source = _bandwidth(cores) if measure else _BANDWIDTH_ASSUMED
     return Target(
         name="host",
         arch=arch,
@@ -78,6 +75,12 @@ def detect_host(*, measure: bool = False) -> Target:
             "glibc_min": "the C library of this process",
         },
     )
+
+
+def _bandwidth(cores: int) -> tuple[int, str]:
+    """(bytes a second, how that was found)."""
+    source = f"measured: {cores} threads read memory, the best of a few passes"
+    return measure_bandwidth(), source
 
 
 def _runtime_sources(ort: str | None, genai: str | None) -> dict[str, str]:
