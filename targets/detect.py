@@ -174,7 +174,7 @@ def measure_bandwidth(seconds: float = 0.3) -> int:
     import numpy as np
 
     threads = usable_cores()
-    share = max(4 * _last_level_cache_bytes(), 64 << 20) // threads // 8
+    share = max(4 * last_level_cache_bytes(), 64 << 20) // threads // 8
     buffers = [np.ones(share, dtype=np.uint64) for _ in range(threads)]
     best, until = 0.0, time.perf_counter() + seconds
     while time.perf_counter() < until or best == 0.0:
@@ -188,7 +188,8 @@ def measure_bandwidth(seconds: float = 0.3) -> int:
     return int(best)
 
 
-def _last_level_cache_bytes() -> int:
+def last_level_cache_bytes() -> int:
+    """Size of the last cache of the first core; 0 where Linux does not tell."""
     sizes = [0]
     for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
         text = path.read_text().strip()

@@ -101,6 +101,8 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         if figure in own:  # a parent's source does not speak for a child's figure
             sources[figure] = f"given in {path.name}"
     sources.update(own.pop("sources", {}))
+    if isinstance(own.get("kernels"), dict):  # those it does not name stay the parent's
+        own["kernels"] = {**parent.get("kernels", {}), **own["kernels"]}
     return {**parent, "name": path.stem, **own, "sources": sources}
 
 

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Literal
 
+from slc.targets.kernel_figures import problem
+
 Arch = Literal["x86_64", "aarch64"]
 Provider = Literal["cpu", "cuda"]
 
@@ -32,6 +34,7 @@ FIGURES = (
     "ort_max",
     "genai_min",
     "glibc_min",
+    "kernels",
 )
 
 ORT_OLDEST = "1.17"  # the oldest onnxruntime that slc supports
@@ -71,6 +74,8 @@ class Target:
       description: one line for people.
       aliases: other names that `load` takes.
       notes: what a user should know, a sentence each.
+      kernels: what each operator costs there, kernel -> figure -> number, names of kernel_figures;
+        kernels that are not named cost what they do on others of its class of ISA.
       sources: field -> where its figure comes from: a URL or a document's name.
 
     Raises:
@@ -94,6 +99,7 @@ class Target:
     description: str = ""
     aliases: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    kernels: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -102,6 +108,8 @@ class Target:
         self._check_numbers()
         self._check_versions()
         self._check_isa()
+        if wrong := problem(self.kernels):
+            raise self._error("kernels", wrong)
         for field in self.sources:
             if field not in {f.name for f in dataclasses.fields(self)}:
                 raise self._error("sources", f"names a field {field!r} that profiles do not have")
