@@ -86,13 +86,28 @@ def isa_class(target: Target) -> str:
 
 
 @functools.cache
+def _class_document(name: str) -> Mapping[str, Any]:
+    return tomllib.loads((FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
+
+
 def class_figures(name: str) -> Kernels:
-    """The figures of `kernels/<name>.toml`, without its head: `source` and `verified`."""
-    document = tomllib.loads((FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
-    kernels: Kernels = document["kernels"]
+    """The figures of `kernels/<name>.toml`."""
+    kernels: Kernels = _class_document(name)["kernels"]
     return kernels
 
 
 def kernel_figures(target: Target) -> dict[str, Mapping[str, float]]:
     """The figures of every kernel on `target`: the profile's own, else those of its class."""
     return {**class_figures(isa_class(target)), **target.kernels}
+
+
+def kernels_source(target: Target) -> str:
+    """Where `kernel_figures` are from, for people."""
+    own = target.sources.get("kernels", "") if target.kernels else ""
+    if set(target.kernels) == set(KERNELS):
+        return own
+    name = isa_class(target)
+    document = _class_document(name)
+    checked = "" if document["verified"] else ", not verified"
+    rest = f"the class {name}{checked}: {document['source']}"
+    return f"{own}; the others from {rest}" if own else rest

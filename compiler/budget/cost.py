@@ -19,7 +19,7 @@ from slc.compiler.budget.memory import Workload
 from slc.compiler.budget.operation import KernelCost, Machine, Operation
 from slc.compiler.budget.shapes import concrete_shapes
 from slc.compiler.linear import Linear
-from slc.targets.kernel_figures import kernel_figures
+from slc.targets.kernel_figures import kernel_figures, kernels_source
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -170,7 +170,7 @@ def decode_cost(
         _line(cost, "other nodes", others, f"{len(others)} nodes of the graph"),
         _line(cost, "runtime", [runtime], f"onnxruntime-genai, vocabulary of {vocabulary}"),
     )  # fmt: skip
-    return CostPlan(lines, context)
+    return CostPlan(lines, context, kernels_source(target))
 
 
 _Stored = tuple[Linear, Choice, int]  # and the rank of all its adapters

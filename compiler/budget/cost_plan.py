@@ -33,10 +33,12 @@ class CostPlan:
     Attributes:
       lines: the summands.
       context: tokens in the KV cache that it is reckoned at.
+      source: where the kernels' figures are from.
     """
 
     lines: tuple[CostLine, ...]
     context: int
+    source: str = ""
 
     @property
     def us_per_token(self) -> float:

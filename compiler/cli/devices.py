@@ -16,6 +16,7 @@ from slc.compiler.cli.console import emit, people, progress_bar
 from slc.compiler.cli.tables import table
 from slc.compiler.errors import RequestError
 from slc.targets import Target, load, names
+from slc.targets.kernel_figures import kernel_figures, kernels_source
 
 _DETECTED = """\
 This machine, as `slc devices --detect` found it: where each figure is from stands in [sources].
@@ -118,13 +119,20 @@ def _overview(targets: list[Target]) -> Table:
 def _details(target: Target) -> Table:
     rows = []
     for field in dataclasses.fields(target):
-        if field.name in ("sources", "name", "description", "notes"):
+        if field.name in ("sources", "name", "description", "notes", "kernels"):
             continue
         value = escape(_text(getattr(target, field.name)))
         rows.append((field.name, value, escape(target.sources.get(field.name, ""))))
+    rows.append(("kernels", "", escape(kernels_source(target))))
+    rows += [(f"  {name}", _figures(own), "") for name, own in kernel_figures(target).items()]
     rows += [("note", escape(note), "") for note in target.notes]
     title = escape(f"{target.name}: {target.description}")
     return table(title, ("field", "value", "source"), rows)
+
+
+def _figures(figures: Mapping[str, float]) -> str:
+    """What a kernel costs, figure by figure."""
+    return ", ".join(f"{name} {value:g}" for name, value in figures.items())
 
 
 def _text(value: object) -> str:

@@ -16,7 +16,14 @@ from slc.compiler.budget.memory import Workload
 from slc.compiler.budget.operation import KernelCost, Machine, Operation
 from slc.compiler.linear import Linear
 from slc.targets import Target, TargetError, load
-from slc.targets.kernel_figures import FOLDER, KERNELS, class_figures, isa_class, problem
+from slc.targets.kernel_figures import (
+    FOLDER,
+    KERNELS,
+    class_figures,
+    isa_class,
+    kernels_source,
+    problem,
+)
 
 CLASSES = sorted(path.stem for path in FOLDER.glob("*.toml"))
 FIGURES = {"ns_per_position": 0.1, "ns_per_value": 0.2, "ns_per_row": 5.0, "us_per_call": 3.0}
@@ -123,6 +130,7 @@ def test_the_lines_of_a_token_add_up() -> None:
     plan = decode_cost(source.graph, source.linears, choices, workload, TARGET)
     assert plan is not None
     assert plan.context == 256
+    assert plan.source == TARGET.sources.get("kernels", "")
     each = sum(linear_us(li, ch, TARGET) for li, ch in zip(source.linears, choices, strict=True))
     assert plan.us_of("Linears") == pytest.approx(each)
     assert plan.us_of("runtime") == 100
@@ -234,9 +242,18 @@ def test_every_class_has_all_figures_and_says_where_from(name: str) -> None:
     figures = class_figures(name)
     assert set(figures) == set(KERNELS)
     assert problem(figures) is None
-    text = (FOLDER / f"{name}.toml").read_text(encoding="utf-8")
-    assert "source = " in text
-    assert "verified = " in text
+
+
+def test_the_source_names_the_profile_the_class_or_both() -> None:
+    plain = dataclasses.replace(TARGET, kernels={})
+    assert kernels_source(plain).startswith("the class avx2")
+    some = dataclasses.replace(
+        TARGET, kernels={"int4": {"us_per_call": 1.0}}, sources={"kernels": "a stopwatch"}
+    )
+    assert kernels_source(some).startswith("a stopwatch; the others from the class avx2")
+    every = dataclasses.replace(TARGET, sources={"kernels": "a stopwatch"})
+    assert kernels_source(every) == "a stopwatch"
+    assert "not verified" in kernels_source(load("raspberry-pi-5"))
 
 
 def test_classes_follow_what_the_library_dispatches_on() -> None:
