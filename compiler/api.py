@@ -19,8 +19,14 @@ if TYPE_CHECKING:
     from slc.compiler.frontends.adapters import PeftAdapter
     from slc.compiler.frontends.source import Source
     from slc.compiler.structure.checkpoint import StructuredCheckpoint
+    from slc.compiler.structure.menu import Menu
     from slc.compiler.structure.stored_grid import IntegerType
     from slc.targets import Target
+
+# What a dense model is decomposed at before its budget is divided: above it dense int4 is better
+# at equal bytes (tests/bench/results), below it any size is a slice.
+MENU_DENSITY = 0.5
+MENU_RANK = 16
 
 
 def export(
@@ -89,9 +95,15 @@ def export_torch(
 
 
 def plan(
-    model: PathLike, *, progress: Progress | None = None, **options: Any
+    model: PathLike, *, compare: bool = False, progress: Progress | None = None, **options: Any
 ) -> tuple[Plan, Target]:
     """Says what `export` with the same options would choose and need, and writes nothing.
+
+    Args:
+      model: as for `export`.
+      compare: also reckon what else the budget could be spent on.
+      progress: called as progress(done, total, what).
+      **options: the fields of `Request`.
 
     Returns:
       (the plan, the target it is for).
@@ -106,7 +118,8 @@ def plan(
     with tempfile.TemporaryDirectory(prefix="slc-plan-") as work:
         source = load(Path(model), workdir=Path(work), target=target, progress=progress)
         adapters = _adapters(source, request)
-        return _choose(source, target, request, adapters), target
+        menu = _menu(source, request, progress)
+        return _choose(source, target, request, adapters, menu, compare=compare), target
 
 
 def structure(
@@ -172,9 +185,12 @@ def structure(
                 f"{source.path.name} is a structured checkpoint already: slc export takes it, and "
                 "any slice of it, as it is; to decompose otherwise start from the dense model"
             )
-        return _decompose(
+        checkpoint = _decompose(
             source, path, chosen, density, rank, request, progress, replace=force, balance=balance
         )
+        if calibrate is not None:
+            _price(source, checkpoint, request, progress)
+        return checkpoint
 
 
 def _target(request: Request) -> Target:
@@ -197,7 +213,10 @@ def _ort_min(target: Target) -> tuple[int, int]:
     return major, minor
 
 
-def _choose(source: Source, target: Target, request: Request, adapters: list[PeftAdapter]) -> Plan:
+def _choose(
+    source: Source, target: Target, request: Request, adapters: list[PeftAdapter],
+    menu: Menu | None, *, compare: bool = False,
+) -> Plan:  # fmt: skip
     from slc.compiler.budget import BudgetOptions
     from slc.compiler.budget import plan as plan_budget
     from slc.compiler.budget.sizes import parse_size
@@ -218,9 +237,10 @@ def _choose(source: Source, target: Target, request: Request, adapters: list[Pef
         group=request.group,
         accuracy_level=request.accuracy_level,
         gamma=request.gamma,
+        allocation=request.allocation,
         extra_adapter_ranks=_extra_ranks(adapters, request),
     )
-    return plan_budget(source, target, options)
+    return plan_budget(source, target, options, menu, compare=compare)
 
 
 def _extra_ranks(adapters: list[PeftAdapter], request: Request) -> dict[str, int]:
@@ -250,18 +270,18 @@ def _export_source(
     from slc.compiler.pipeline import lower
 
     if source.checkpoint is not None:
-        made = (request.method, request.calibrate, request.iterations, request.match_blocks)
-        if any(made) or save_structured:
-            raise RequestError(
-                f"{source.path.name} is a structured checkpoint already: leave out --method, "
-                "--calibrate, --iterations, --match-blocks and --save-structured, or start from "
-                "the dense model"
-            )
+        _check_slice(source, request, save_structured)
         method = source.checkpoint.meta.method
     adapters = _adapters(source, request)
-    plan = _choose(source, target, request, adapters)
+    checkpoint, menu = source.checkpoint, _menu(source, request, progress)
+    if checkpoint is None and _chooses(request, method):
+        path = Path(save_structured) if save_structured else work / "model.slr"
+        checkpoint = _decompose(source, path, method, MENU_DENSITY, MENU_RANK, request, progress)
+        menu = _price(source, checkpoint, request, progress)
+    plan = _choose(source, target, request, adapters, menu)
     slotted = adapters if request.adapter_slots else []
-    checkpoint = _checkpoint(source, plan, request, method, save_structured, work, progress)
+    if checkpoint is None:
+        checkpoint = _sliced(source, plan, request, method, save_structured, work, progress)
     # The passes take weights out of the graph before the writer asks for them.
     tensors = {linear.name: weight_tensor(source.graph, linear.weight) for linear in source.linears}
     lowering = Lowering(
@@ -269,6 +289,7 @@ def _export_source(
         choices={choice.linear: choice for choice in plan.choices},
         checkpoint=checkpoint,
         weight=lambda linear: matrix(tensors[linear.name], linear.transposed),
+        menu=menu,
         adapters=_static(adapters) if not slotted else {},
         adapter_slots=request.adapter_slots,
     )
@@ -284,13 +305,51 @@ def _static(adapters: list[PeftAdapter]) -> dict[str, list[Any]]:
     return pairs
 
 
-def _checkpoint(
+def _check_slice(source: Source, request: Request, save_structured: PathLike | None) -> None:
+    """Refuses what only a dense model takes."""
+    if request.method or request.iterations or request.match_blocks or save_structured:
+        raise RequestError(
+            f"{source.path.name} is a structured checkpoint already: leave out --method, "
+            "--iterations, --match-blocks and --save-structured, or start from the dense model"
+        )
+
+
+def _chooses(request: Request, method: str) -> bool:
+    """Whether a dense model is to be stored by measured errors: then all options are made first."""
+    by_hand = request.density is not None or request.rank is not None or request.mem is None
+    left_open = request.values == "auto" and request.allocation in ("auto", "best")
+    return left_open and not by_hand and request.gamma is None and method == "hessian"
+
+
+def _menu(source: Source, request: Request, progress: Progress | None) -> Menu | None:
+    """The menu of a checkpoint, made now where there is none and text is given."""
+    from slc.compiler.structure.menu import open_menu
+
+    if source.checkpoint is None:
+        return None
+    if request.calibrate is not None:
+        return _price(source, source.checkpoint, request, progress)
+    return open_menu(source.checkpoint.path)
+
+
+def _price(
+    source: Source, checkpoint: StructuredCheckpoint, request: Request, progress: Progress | None
+) -> Menu:
+    """Measures the errors of all options with the calibration text, and keeps them."""
+    from slc.compiler.structure.menu_maker import make_menu
+
+    assert request.calibrate is not None
+    text = Path(request.calibrate)
+    return make_menu(
+        source, checkpoint, text, calibration=text.name, jobs=request.jobs, progress=progress
+    )
+
+
+def _sliced(
     source: Source, plan: Plan, request: Request, method: str,
     save_structured: PathLike | None, work: Path, progress: Progress | None,
 ) -> StructuredCheckpoint | None:  # fmt: skip
-    """The source's own checkpoint, or a new one at the densities and ranks that were chosen."""
-    if source.checkpoint is not None:
-        return source.checkpoint
+    """A checkpoint of the dense source at the densities and ranks that were chosen."""
     decomposed = {linear.name for linear in source.linears if linear.kind == "linear"}
     sparse = [c for c in plan.choices if c.sparse and c.linear in decomposed]
     if not sparse:

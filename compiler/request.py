@@ -31,6 +31,8 @@ class Request:
         values, else 1.
       gamma: with `mem`, the part of what is removed that adapters give and S need not (SALAAD's
         allocation), 0 to 1; None: both shrink by one ratio.
+      allocation: with `mem`, how it is divided: "best" by measured errors, "uniform" by one ratio,
+        "hpa" as `gamma` says; "auto": the best that there is.
       context: tokens that the session must hold; None: what the model allows, at most 2048.
       batch: sequences at a time.
       provider: execution provider; None: the device's.
@@ -53,6 +55,7 @@ class Request:
     group: int = 64
     accuracy_level: int | None = None
     gamma: float | None = None
+    allocation: str = "auto"
     context: int | None = None
     batch: int = 1
     provider: str | None = None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from slc.compiler.budget.choice import AdapterType, Choice, Layout
 from slc.compiler.linear import Linear
+from slc.compiler.structure.dense_codes import int8_group
 
 if TYPE_CHECKING:
     from slc.targets import Target
@@ -17,7 +18,6 @@ ALIGNMENT_BYTES = 64  # of every tensor in model.onnx.data, as artifact.writer l
 PAGE_BYTES = 4096  # of tensors of at least LARGE_BYTES
 LARGE_BYTES = 1 << 20
 DENSE_BELOW_BYTES = 1024  # f32 weights this small are not worth an operator of their own
-INT8_GROUPS = (128, 64, 32, 16)
 # Level 4 (int8 activations): at levels 0 and 1 onnxruntime decodes the whole matrix to f32 in every
 # call, measured as 4·N·K bytes of transient memory and a ninetieth of the speed.
 MATMUL_NBITS_LEVEL = 4
@@ -54,16 +54,6 @@ def dense_bytes(linear: Linear) -> int:
     return aligned(4 * linear.numel)
 
 
-def int8_group(K: int) -> int:
-    """Columns per scale of an 8-bit table: the largest of 128, 64, 32, 16 that divides K, or K."""
-    return next((group for group in INT8_GROUPS if K % group == 0), K)
-
-
-def int8_bytes(linear: Linear) -> int:
-    """Q: u8 [N, K] and its scales: f32 [N, K / group], each aligned."""
-    return aligned(linear.numel) + aligned(4 * linear.N * (linear.K // int8_group(linear.K)))
-
-
 @dataclasses.dataclass(frozen=True)
 class Ceiling:
     """The most of S and of the adapter that a Linear can have: of the checkpoint, or of the asked.
@@ -87,10 +77,37 @@ def dense_choice(linear: Linear, reason: str) -> Choice:
 
 def int8_choice(linear: Linear) -> Choice:
     """Every weight of `linear` in 8 bits."""
+    level = MATMUL_NBITS_LEVEL if linear.kind == "lm_head" else FLOAT_LEVEL
+    return nbits_choice(linear, "int8", int8_group(linear.K), level=level)
+
+
+def nbits_bytes(linear: Linear, bits: int, group: int) -> int:
+    """Codes u8 [N, groups, bytes of a group] and scales f32 [N, groups], each aligned."""
+    groups = -(-linear.K // group)
+    return aligned(linear.N * groups * (group * bits // 8)) + aligned(4 * linear.N * groups)
+
+
+def nbits_choice(
+    linear: Linear, encoding: Literal["int8", "int4"], group: int, *, rank: int = 0,
+    adapter_type: AdapterType = "f16", level: int = INT8_LEVEL, extra_rank: int = 0,
+) -> Choice:  # fmt: skip
+    """Every weight of `linear` in 8 or 4 bits, by MatMulNBits; of an embedding by Gather.
+
+    Args:
+      linear: the weight.
+      encoding: decides the bits.
+      group: columns that share a scale: MatMulNBits takes powers of two from 16 on.
+      rank: of the correction behind it.
+      adapter_type: of that correction's two factors.
+      level: accuracy_level of MatMulNBits.
+      extra_rank: rank of task adapters, in f16.
+    """
+    bits = 8 if encoding == "int8" else 4
+    size = nbits_bytes(linear, bits, group)
     return Choice(
-        linear.name, "int8", "i8", nnz=linear.numel, group=int8_group(linear.K),
-        accuracy_level=MATMUL_NBITS_LEVEL if linear.kind == "lm_head" else 1,
-        weight_bytes=int8_bytes(linear),
+        linear.name, encoding, "i8" if bits == 8 else "i4", nnz=linear.numel, rank=rank,
+        group=group, accuracy_level=level, adapter_type=adapter_type if rank else "f16",
+        weight_bytes=size + adapters_bytes(linear, rank, adapter_type, extra_rank),
     )  # fmt: skip
 
 

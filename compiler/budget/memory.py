@@ -36,6 +36,9 @@ DELTA_ROWS = 16  # the GEMM of delta blobs copies X into tiles of so many rows
 # That of bitmaps copies X into blocks of so many columns, zero-padded to a mask word.
 PACK_COLUMNS = 256
 MASK_COLUMNS = 64
+# What MatMulNBits keeps for each group beside the codes. Of 4 bits two f32, measured at groups of
+# 32, 64 and 128 with AVX2; of 8 bits two there and four on a processor with AVX-512.
+GROUP_BYTES = {"int4": 8, "int8": 16}
 # GroupQueryAttention of 1.29 and 1.32 never holds all scores at once; 1.23.2 and 1.26.0 do.
 GQA_BY_BLOCKS_ORT = "1.29"
 
@@ -224,22 +227,39 @@ def other_weight_bytes(
     return total
 
 
+def resident_bytes(linear: Linear, choice: Choice) -> int:
+    """What a Choice adds to a session: its part of the data file and onnxruntime's own copies."""
+    return choice.weight_bytes + _resident_extra(linear, choice)
+
+
 def _resident_extra(linear: Linear, choice: Choice) -> int:
     """Anonymous memory that onnxruntime keeps beside the mapped file, measured.
 
-    MatMulNBits of 8 bits, level 4, packs Q again with four f32 per group; untied, the mapping of Q
-    is given back. A dense MatMul's packed f32 replaces its mapping. Our operators read the mapping.
+    MatMulNBits at level 4 packs Q again, with f32 scales and sums of every group beside it; untied,
+    the mapping of Q is given back. A dense MatMul's packed f32 replaces its mapping. Our operators
+    read the mapping.
     """
-    if choice.encoding == "int8" and linear.kind == "lm_head":
-        packed = linear.numel + 16 * linear.N * (linear.K // choice.group)
-        return packed if choice.shared_with else packed - linear.numel
-    return 0
+    if not _packed_by_runtime(linear, choice):
+        return 0
+    groups = linear.N * -(-linear.K // choice.group)
+    extra = GROUP_BYTES[choice.encoding] * groups
+    return extra + _code_bytes(choice, groups) if choice.shared_with else extra
 
 
 def _load_transient(linear: Linear, choice: Choice) -> int:
-    if choice.encoding == "int8" and linear.kind == "lm_head":
-        return linear.numel
+    if _packed_by_runtime(linear, choice):
+        return _code_bytes(choice, linear.N * -(-linear.K // choice.group))
     return 4 * linear.numel if choice.encoding == "dense" and linear.kind != "embedding" else 0
+
+
+def _packed_by_runtime(linear: Linear, choice: Choice) -> bool:
+    """Whether onnxruntime packs the codes again when it makes the session."""
+    nbits = choice.encoding in GROUP_BYTES and linear.kind != "embedding"
+    return nbits and choice.accuracy_level == INT8_LEVEL
+
+
+def _code_bytes(choice: Choice, groups: int) -> int:
+    return groups * choice.group // (1 if choice.encoding == "int8" else 2)
 
 
 def _kv_cache(model: ir.Model, workload: Workload) -> tuple[frozenset[str], int, dict[str, int]]:

@@ -20,6 +20,7 @@ DEFAULT_RANK = 32
 CONTEXT_MAX_DEFAULT = 2048  # a longer one has to be asked for: its cache may outweigh the model
 CONTEXT_UNSTATED = 512  # for graphs that state no limit
 GROUP_MAX = 1 << 20  # columns; no matrix is wider
+ALLOCATIONS = ("auto", "best", "uniform", "hpa")
 VALUES = ("auto", "f16", "i8", "i4", "dense")
 INTEGER_VALUES = ("i8", "i4")
 ADAPTER_VALUES: tuple[AdapterType, ...] = ("f16", "i8")
@@ -43,6 +44,8 @@ class BudgetOptions:
         values, else 1.
       gamma: with a budget, the part of what is removed that the adapters give and S need not
         (SALAAD's allocation); None shrinks both by one ratio.
+      allocation: with a budget, how it is divided: "best" by the errors of a menu, "uniform" by one
+        ratio for all, "hpa" as `gamma` says; "auto" is the best that there is.
       adapter_values: "f16" or "i8", of every residual adapter; task adapters are f16.
     """
 
@@ -57,6 +60,7 @@ class BudgetOptions:
     head: str = "bitmap"
     accuracy_level: int | None = None
     gamma: float | None = None
+    allocation: str = "auto"
     adapter_values: str = "f16"
 
 
@@ -85,7 +89,7 @@ def check_options(options: BudgetOptions) -> None:
     level = options.accuracy_level
     if level not in (None, FLOAT_LEVEL, INT8_LEVEL):
         raise RequestError(f"--accuracy-level: got {level}, wanted 1 or 4")
-    if level == INT8_LEVEL and options.values not in INTEGER_VALUES:
+    if level == INT8_LEVEL and options.values not in (*INTEGER_VALUES, "auto"):
         raise RequestError(
             f"--accuracy-level: got 4 with --values {options.values}, wanted 1, or --values i8 or "
             "i4: int8 activations need integer weights"
@@ -98,6 +102,15 @@ def check_options(options: BudgetOptions) -> None:
         raise RequestError(
             f"--gamma: got {options.gamma} with {beside}, "
             "wanted --mem alone: it divides what a budget takes away between S and the adapters"
+        )
+    if options.allocation not in ALLOCATIONS:
+        raise RequestError(
+            f"--allocation: got {options.allocation!r}, wanted one of {', '.join(ALLOCATIONS)}"
+        )
+    if options.gamma is not None and options.allocation in ("best", "uniform"):
+        raise RequestError(
+            f"--gamma: got {options.gamma} with --allocation {options.allocation}, wanted hpa: "
+            "only that one divides by it"
         )
     if options.head not in ("bitmap", "int8"):
         raise RequestError(f"head: got {options.head!r}, wanted 'bitmap' or 'int8'")

@@ -26,6 +26,7 @@ def command(
     group: opt.Group = 64,
     accuracy_level: opt.AccuracyLevel = None,
     gamma: opt.Gamma = None,
+    allocation: opt.Allocation = "auto",
     context: opt.Context = None,
     batch: opt.Batch = 1,
     provider: opt.Provider = None,
@@ -50,10 +51,10 @@ def command(
         path = export(
             model, out, device=device, mem=mem, density=density, rank=rank, values=values,
             adapter_values=adapter_values, group=group, accuracy_level=accuracy_level, gamma=gamma,
-            context=context, batch=batch, provider=provider, method=method, calibrate=calibrate,
-            iterations=iterations, match_blocks=match_blocks, adapters=tuple(adapter or ()),
-            adapter_slots=adapter_slots, save_structured=save_structured, force=force, jobs=jobs,
-            progress=progress,
+            allocation=allocation, context=context, batch=batch, provider=provider, method=method,
+            calibrate=calibrate, iterations=iterations, match_blocks=match_blocks,
+            adapters=tuple(adapter or ()), adapter_slots=adapter_slots,
+            save_structured=save_structured, force=force, jobs=jobs, progress=progress,
         )  # fmt: skip
     manifest = read_manifest(path)
     print_export(people, path, manifest)

@@ -43,6 +43,13 @@ Gamma = Annotated[
         show_default=False,
     ),
 ]
+Allocation = Annotated[
+    str,
+    typer.Option(
+        help="With --mem: best (by measured errors; wants --calibrate or a checkpoint that was "
+        "made with it), uniform (one ratio for all) or hpa (SALAAD's); auto is the best there is."
+    ),
+]
 AccuracyLevel = Annotated[
     int | None,
     typer.Option(

@@ -58,9 +58,34 @@ def print_plan(console: Console, plan: Plan, target: Target) -> None:
         console.print(f"  … and {len(plan.choices) - ROWS_MAX} more Linears (--json lists all)")
     _print_memory(console, [(line.name, line.bytes) for line in plan.memory.lines])
     console.print(f"allowed: {format_size(plan.allowed_bytes)}; context {plan.context} tokens")
+    if plan.error is not None:
+        gap = (plan.error - (plan.error_bound or 0.0)) / max(plan.error, 1e-300)
+        console.print(
+            f"predicted error of the output: {plan.error:.3g}, at most {max(gap, 0):.1%} above the "
+            "least that any choice has"
+        )
+    if plan.alternatives:
+        console.print(_alternatives(plan))
     _print_refusals(console, [{"name": r.name, "reason": r.reason} for r in plan.refusals])
     for note in plan.notes:
         console.print(f"note: {note}", soft_wrap=True)
+
+
+def _alternatives(plan: Plan) -> Table:
+    """This plan and what else the budget could be spent on."""
+    weights = sum(choice.weight_bytes for choice in plan.choices)
+    rows = [("this plan", plan.allocation, plan.memory.total_bytes, weights, plan.error, True)]
+    rows += [
+        (one.name, one.how, one.session_bytes, one.weight_bytes, one.error, one.fits)
+        for one in plan.alternatives
+    ]
+    shown = [
+        (name, how, format_size(session), format_size(size),
+         "" if error is None else f"{error:.3g}", "yes" if fits else "no")
+        for name, how, session, size, error, fits in rows
+    ]  # fmt: skip
+    columns = ("", "how", ">session", ">weights", ">predicted error", "fits")
+    return table("what the budget could be spent on", columns, shown)
 
 
 def print_verify(console: Console, report: VerifyReport) -> None:

@@ -17,6 +17,7 @@ F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
 
 BITS = (2, 3, 4, 8)
+INT8_GROUPS = (128, 64, 32, 16)
 BITS_OF: Mapping[str, int] = {"int8": 8, "int4": 4}  # of the encodings that MatMulNBits reads
 
 
@@ -64,6 +65,11 @@ def unpacked(packed: U8, scales: F32, *, bits: int, group: int, K: int) -> Dense
 def block_bytes(bits: int, group: int) -> int:
     """Bytes of one group's codes."""
     return group * bits // 8
+
+
+def int8_group(K: int) -> int:
+    """Columns per scale of an 8-bit weight: the largest of 128, 64, 32, 16 that divides K, or K."""
+    return next((group for group in INT8_GROUPS if K % group == 0), K)
 
 
 def round_matrix(W: F32, *, bits: int, group: int) -> DenseCodes:

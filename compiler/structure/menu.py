@@ -25,7 +25,6 @@ from slc.compiler.structure.dense_codes import BITS_OF, DenseCodes, unpacked
 FOLDER = "menu"
 INDEX = "menu.json"
 VERSION = 1
-INT8_GROUP = 128
 INT4_GROUPS = (32, 64, 128)
 CORRECTED_GROUP = 64  # of int4, whose residual the correction is of
 
@@ -151,6 +150,13 @@ def open_menu(checkpoint: Path) -> Menu | None:
     """The menu of the checkpoint in this folder; None where it has none."""
     folder = checkpoint / FOLDER
     return Menu(folder) if (folder / INDEX).is_file() else None
+
+
+def dense_option(encoding: str, error: float, numel: int, group: int) -> MenuOption:
+    """int8 or int4 of all `numel` weights."""
+    if encoding == "int8":
+        return MenuOption("int8", "i8", error, numel, group=group)
+    return MenuOption("int4", "i4", error, numel, group=group)
 
 
 def code_key(encoding: str, group: int) -> str:

@@ -16,16 +16,17 @@ from scipy.linalg import solve_triangular
 
 from slc.compiler.encoding import Layout, SparseValues
 from slc.compiler.structure import gptq
+from slc.compiler.structure.adapter_rounding import round_adapter
 from slc.compiler.structure.checkpoint import StructuredCheckpoint
 from slc.compiler.structure.decomposition import F32
-from slc.compiler.structure.dense_codes import round_matrix
+from slc.compiler.structure.dense_codes import int8_group, round_matrix
 from slc.compiler.structure.layer_error import LayerError
 from slc.compiler.structure.menu import (
     CORRECTED_GROUP,
     INT4_GROUPS,
-    INT8_GROUP,
     MenuOption,
     code_key,
+    dense_option,
 )
 from slc.compiler.structure.stored_grid import StoredGrid
 from slc.compiler.structure.svd import truncated_svd
@@ -57,7 +58,8 @@ def dense_options(W: F32, H: F32 | None, layer: LayerError | None) -> LinearMenu
     """int8 and int4 of W [N, K]; without H rounded to the nearest, errors per row of a table."""
     options: list[MenuOption] = []
     tensors: dict[str, Any] = {}
-    codes = {("int8", INT8_GROUP): round_matrix(W, bits=8, group=INT8_GROUP)}
+    int8 = int8_group(W.shape[1])
+    codes = {("int8", int8): round_matrix(W, bits=8, group=int8)}
     for group in INT4_GROUPS:
         codes["int4", group] = (
             round_matrix(W, bits=4, group=group)
@@ -69,11 +71,8 @@ def dense_options(W: F32, H: F32 | None, layer: LayerError | None) -> LinearMenu
         return float(np.square(E).mean(axis=0).sum()) if layer is None else layer.of(E)
 
     for (encoding, group), made in codes.items():
-        value_type = "i8" if encoding == "int8" else "i4"
         lost = error(W - made.matrix())
-        options.append(
-            MenuOption(encoding, value_type, lost, nnz=W.size, group=group)  # type: ignore[arg-type]
-        )
+        options.append(dense_option(encoding, lost, W.size, group))
         tensors[f"{code_key(encoding, group)}.codes"] = made.packed()
         tensors[f"{code_key(encoding, group)}.scales"] = made.scales
     Q = codes["int4", CORRECTED_GROUP].matrix()
@@ -86,14 +85,18 @@ def correction_options(
     """Ranks of the correction of Q, and its factors A [r, K] and B [N, r]."""
     E = W - Q
     rank = min(max(CORRECTION_RANKS), *W.shape)
-    B, A, _ = truncated_svd(E @ layer.factor, rank)
-    A = np.ascontiguousarray(
-        solve_triangular(layer.factor, A.T, trans="T", lower=True, check_finite=False).T, np.float32
+    B, scaled, _ = truncated_svd((E @ layer.factor).astype(np.float32), rank)
+    A: F32 = np.ascontiguousarray(
+        solve_triangular(layer.factor, scaled.T, trans="T", lower=True, check_finite=False).T,
+        np.float32,
     )
     options = []
     for some in sorted({min(r, rank) for r in CORRECTION_RANKS}):
-        lost = layer.of(E - B[:, :some] @ A[:some])
-        options.append(MenuOption("int4", "i4", lost, nnz=W.size, rank=some, group=CORRECTED_GROUP))
+        lost = layer.of(E - _int8_product(A[:some], B[:, :some]))
+        corrected = dataclasses.replace(
+            dense_option("int4", lost, W.size, CORRECTED_GROUP), rank=some, adapter_type="i8"
+        )
+        options.append(corrected)
     return options, {"correction.A": A, "correction.B": np.ascontiguousarray(B)}
 
 
@@ -106,13 +109,20 @@ def slice_options(
     types = SPARSE_VALUES if entry.value_type is None else SPARSE_VALUES[1:]
     for rank in sorted({round(part * entry.rank) for part in RANK_STEPS}):
         A, B = checkpoint.adapter(name, rank)
-        left = W - B @ A
+        left = W - _int8_product(A, B)
         for nnz in sorted({round(part * entry.nnz) for part in DENSITY_STEPS}):
             S, mask = checkpoint.placed(name, nnz, rank)
             for value_type in types:
                 grid = checkpoint.slice_grid(name, value_type, group, rank)
                 lost = layer.of(left - _as_exported(S, mask, value_type, group, grid))
-                yield MenuOption("bitmap", value_type, lost, nnz, rank, group)
+                yield MenuOption("bitmap", value_type, lost, nnz, rank, group, adapter_type="i8")
+
+
+def _int8_product(A: F32, B: F32) -> F32:
+    """B·A as two int8 factors give it back."""
+    made = round_adapter(A, B)
+    product: F32 = (made.B * made.B_scale[:, None]) @ (made.A * made.A_scale[:, None])
+    return product
 
 
 def _as_exported(

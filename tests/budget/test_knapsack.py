@@ -69,10 +69,10 @@ def test_ten_thousand_linears_of_forty_options() -> None:
     speed = rng.uniform(0.5, 1, size.shape)
     items = [Options(e, b, b * s) for e, b, s in zip(error, size, speed, strict=True)]
     for max_time in (np.inf, 0.35 * sum(float(i.time.max()) for i in items)):
-        start = time.perf_counter()
+        start = time.process_time()
         found = solve(items, int(0.4 * size[:, -1].sum()), max_time)
         # 5 s are promised on two cores; other tests run beside this one.
-        assert time.perf_counter() - start < 20
+        assert time.process_time() - start < 10
         assert found is not None
         assert found.gap < 1e-3
 

@@ -1,0 +1,129 @@
+"""What else would fit: one ratio for all, SALAAD's allocation, dense int8 and dense int4.
+
+Each at the same budget, with its session and weight bytes and the error that the menu predicts. The
+dense ones take every Linear in one way; of int4 the group and correction of least error that fits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from slc.compiler.budget.candidates import runs_nbits
+from slc.compiler.budget.choice import Choice
+from slc.compiler.budget.encodings import FLOAT_LEVEL, INT8_LEVEL, dense_choice, nbits_choice
+from slc.compiler.budget.menu_errors import predicted_error
+from slc.compiler.linear import Linear
+from slc.compiler.structure.dense_codes import int8_group
+
+if TYPE_CHECKING:
+    from slc.compiler.budget.stage import Stage
+    from slc.compiler.structure.menu import Menu
+
+GROUPS = (32, 64, 128)
+RANKS = (0, 4, 8, 16, 32)
+TABLE_GROUPS = (128, 64, 32, 16)
+
+
+@dataclasses.dataclass(frozen=True)
+class Alternative:
+    """One way to divide the budget.
+
+    Attributes:
+      name: "uniform", "hpa", "dense_int8" or "dense_int4".
+      how: for people.
+      session_bytes: predicted; above the budget where not even the smallest of its kind fits.
+      weight_bytes: of the Linears, in the data file.
+      error: predicted error of the model's output; None without a menu.
+      fits: whether it is within the budget.
+      choices: one per Linear.
+    """
+
+    name: str
+    how: str
+    session_bytes: int
+    weight_bytes: int
+    error: float | None
+    fits: bool
+    choices: tuple[Choice, ...] = dataclasses.field(repr=False)
+
+
+def alternatives(stages: Sequence[Stage], menu: Menu | None) -> list[Alternative]:
+    """All four, in that order; one that does not fit at all is its smallest.
+
+    Args:
+      stages: of the same model and budget, one for each value type that S may have.
+      menu: predicts errors; without one the first of what fits is taken.
+    """
+    stage = stages[0]
+    uniform = [
+        _rated(one, menu, "uniform", f"one ratio for density and rank, {one.values}", one.uniform())
+        for one in stages
+    ]
+    hpa = [
+        _rated(one, menu, "hpa", f"SALAAD's allocation, {one.values}", one.hpa()) for one in stages
+    ]
+    int8 = _rated(stage, menu, "dense_int8", "every weight in 8 bits", _dense(stage, "int8", 0, 0))
+    int4 = [
+        _rated(
+            stage, menu, "dense_int4", _described(group, rank), _dense(stage, "int4", group, rank)
+        )
+        for group in GROUPS
+        for rank in (RANKS if menu is not None else (0,))
+    ]
+    return [_least(uniform), _least(hpa), int8, _least(int4)]
+
+
+def _least(kind: Sequence[Alternative]) -> Alternative:
+    """Of least error among those that fit; the smallest where none does."""
+    fitting = [one for one in kind if one.fits]
+    if not fitting:
+        return min(kind, key=lambda one: one.session_bytes)
+    return min(fitting, key=lambda one: (one.error or 0.0, -one.weight_bytes))
+
+
+def _rated(
+    stage: Stage, menu: Menu | None, name: str, how: str, choices: list[Choice]
+) -> Alternative:
+    session = stage.predict(choices).total_bytes
+    return Alternative(
+        name, how, session, sum(c.weight_bytes for c in choices),
+        None if menu is None else predicted_error(menu, choices), session <= stage.allowed,
+        tuple(choices),
+    )  # fmt: skip
+
+
+def _described(group: int, rank: int) -> str:
+    return f"groups of {group}" + (f", correction of rank {rank}" if rank else "")
+
+
+def _dense(stage: Stage, encoding: Literal["int8", "int4"], group: int, rank: int) -> list[Choice]:
+    """Every Linear in 8 or 4 bits; what onnxruntime can't take so stays dense."""
+    made: dict[str, Choice] = {}
+    for linear in stage.linears:
+        shared = stage.tied.get(linear.name)
+        if shared is not None:
+            made[linear.name] = dataclasses.replace(
+                made[shared], linear=linear.name, weight_bytes=0, shared_with=shared,
+                accuracy_level=INT8_LEVEL,
+            )  # fmt: skip
+            continue
+        width = group if encoding == "int4" else int8_group(linear.K)
+        made[linear.name] = _nbits(stage, linear, encoding, width, rank)
+    return [made[linear.name] for linear in stage.linears]
+
+
+def _nbits(
+    stage: Stage, linear: Linear, encoding: Literal["int8", "int4"], group: int, rank: int
+) -> Choice:
+    if linear.kind == "embedding" and linear.K % group:
+        group = next((g for g in TABLE_GROUPS if linear.K % g == 0), linear.K)
+    if not runs_nbits(stage.target, stage.graph, linear, encoding, group):
+        return dense_choice(linear, f"onnxruntime has no {encoding} for it")
+    own = min(rank, linear.N, linear.K) if linear.kind == "linear" else 0
+    return nbits_choice(
+        linear, encoding, group, rank=own, adapter_type="i8",
+        level=FLOAT_LEVEL if linear.kind == "embedding" else INT8_LEVEL,
+        extra_rank=stage.extra_ranks.get(linear.name, 0),
+    )  # fmt: skip

@@ -1,0 +1,64 @@
+"""The predicted output error of any Choices, from a menu: what the alternatives are compared by.
+
+A menu prices S at a few sizes. Between two of them the logarithm of the error is interpolated, in
+the number of values and then in the rank: a slice loses more and more quickly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from slc.compiler.budget.choice import Choice
+
+if TYPE_CHECKING:
+    from slc.compiler.structure.menu import Menu, MenuLinear, MenuOption
+
+_LEAST = 1e-300
+
+
+def predicted_error(menu: Menu, choices: Iterable[Choice]) -> float:
+    """Σ sensitivity · error over the choices; what the menu does not know counts as exact."""
+    return sum(choice_error(menu, choice) for choice in choices)
+
+
+def choice_error(menu: Menu, choice: Choice) -> float:
+    """What one Choice adds to the output error."""
+    row = menu.linears.get(choice.linear)
+    if row is None or choice.encoding == "dense" or choice.shared_with is not None:
+        return 0.0
+    return row.sensitivity * (
+        _sparse_error(row, choice) if choice.sparse else _dense_error(row, choice)
+    )
+
+
+def _dense_error(row: MenuLinear, choice: Choice) -> float:
+    """Of the option with the same or the nearest group, of no higher rank."""
+    options = [o for o in row.options if o.encoding == choice.encoding and o.rank <= choice.rank]
+    if not options:
+        return 0.0
+    nearest = min(options, key=lambda o: (abs(math.log2(o.group / max(1, choice.group))), -o.rank))
+    return nearest.error
+
+
+def _sparse_error(row: MenuLinear, choice: Choice) -> float:
+    """Interpolated between slices; of a full S that was never decomposed, int8's."""
+    slices = [o for o in row.options if o.encoding == "bitmap"]
+    if not slices or (choice.density == 1.0 and choice.nnz > max(o.nnz for o in slices)):
+        return min((o.error for o in row.options if o.encoding == "int8"), default=0.0)
+    types = {o.value_type for o in slices}
+    value_type = choice.value_type if choice.value_type in types else "i8"
+    known = [o for o in slices if o.value_type == value_type]
+    ranks = sorted({o.rank for o in known})
+    errors = [_log_at([o for o in known if o.rank == rank], choice.nnz) for rank in ranks]
+    return float(np.exp(np.interp(choice.rank, ranks, errors)))
+
+
+def _log_at(options: list[MenuOption], nnz: int) -> float:
+    """Log error of slices of one rank, interpolated in nnz."""
+    ordered = sorted(options, key=lambda o: o.nnz)
+    logs = [math.log(max(o.error, _LEAST)) for o in ordered]
+    return float(np.interp(nnz, [o.nnz for o in ordered], logs))

@@ -1,0 +1,190 @@
+"""A plan: what every Linear becomes on a target, and what the session will need."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from slc.compiler.budget.alternatives import Alternative, alternatives
+from slc.compiler.budget.choice import Choice
+from slc.compiler.budget.encodings import (
+    FLOAT_LEVEL,
+    INT8_LEVEL,
+    SparseValues,
+    Storage,
+    dense_choice,
+    i4_layout,
+)
+from slc.compiler.budget.memory import MemoryPlan, Workload
+from slc.compiler.budget.notes import plan_notes
+from slc.compiler.budget.options import (
+    BudgetOptions,
+    check_options,
+    chosen_adapter_type,
+    chosen_context,
+    chosen_level,
+)
+from slc.compiler.budget.stage import Stage
+from slc.compiler.errors import RequestError
+from slc.compiler.linear import Refusal
+
+if TYPE_CHECKING:
+    from slc.compiler.frontends.source import Source
+    from slc.compiler.structure.menu import Menu
+    from slc.targets import Target
+
+_VALUES: dict[str, SparseValues] = {"i8": "i8", "i4": "i4"}  # "auto" and "dense" are f16
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What will be exported, and what it will need.
+
+    Attributes:
+      choices: one per Linear, in graph order.
+      memory: the predicted session memory, line by line.
+      refusals: weights that can't be Linears, and why.
+      context: tokens per sequence.
+      batch: sequences at a time.
+      values: value type of S, after "auto".
+      accuracy_level: of our operator where it has a choice, after defaults.
+      budget_bytes: of --mem; None when the user gave none.
+      allowed_bytes: what the session must stay within: the budget, or what the device can spare.
+      notes: decisions that the user did not ask for, a sentence each.
+      allocation: "hand", "dense", "uniform", "hpa" or "best".
+      error: predicted error of the model's output (sensitivity.py); None where nothing predicts it.
+      error_bound: no other choice for this budget has a lower one; None likewise.
+      alternatives: what else there would be at this budget, where it was asked for.
+    """
+
+    choices: tuple[Choice, ...]
+    memory: MemoryPlan
+    refusals: tuple[Refusal, ...]
+    context: int
+    batch: int
+    values: SparseValues
+    accuracy_level: int
+    budget_bytes: int | None
+    allowed_bytes: int
+    notes: tuple[str, ...] = ()
+    allocation: str = "hand"
+    error: float | None = None
+    error_bound: float | None = None
+    alternatives: tuple[Alternative, ...] = ()
+
+
+def plan(
+    source: Source, target: Target, options: BudgetOptions, menu: Menu | None = None,
+    *, compare: bool = False,
+) -> Plan:  # fmt: skip
+    """Chooses the encoding, density and rank of every Linear.
+
+    By hand when density or rank are given; by `--mem` as the errors of `menu` say, or at one ratio
+    for all where there is none; else at density 0.5 and rank 32, or at all that a checkpoint holds.
+
+    Args:
+      source: the model.
+      target: the device.
+      options: of the budget.
+      menu: of the checkpoint that will be exported.
+      compare: also reckon the alternatives.
+
+    Raises:
+      RequestError: an option's value can't be.
+      BudgetError: nothing fits, or what was asked for by hand does not; carries the smallest.
+    """
+    check_options(options)
+    allocation = chosen_allocation(options, menu)
+    asked = options
+    if allocation != "best":
+        menu, options = None, _with_stored_values(source, options)
+    workload = Workload(
+        options.batch, chosen_context(source, options), source.genai_config, target.ort_min
+    )
+    storage = Storage(
+        _VALUES.get(options.values, "f16"), options.group, i4_layout(target), chosen_level(options),
+        chosen_adapter_type(options),
+    )  # fmt: skip
+    stage = Stage(source, target, options, workload, storage)
+    best = None
+    if menu is not None:
+        best = stage.best(menu)
+        choices = list(best.choices)
+    elif allocation == "dense":
+        choices = [dense_choice(li, "--values dense asked for it") for li in source.linears]
+    else:
+        choices = stage.by_hand() if allocation == "hand" else stage.by_budget()
+    memory = stage.predict(choices)
+    if memory.total_bytes > stage.allowed:
+        raise stage.error(choices, memory)
+    return Plan(
+        tuple(choices), memory, tuple(source.refusals), workload.context, workload.batch,
+        storage.values, storage.accuracy_level, options.mem_bytes, stage.allowed,
+        plan_notes(source, target, asked, options, menu), allocation,
+        None if best is None else best.error, None if best is None else best.bound,
+        _compared(source, target, options, workload, menu) if compare else (),
+    )  # fmt: skip
+
+
+def _compared(
+    source: Source, target: Target, options: BudgetOptions, workload: Workload, menu: Menu | None
+) -> tuple[Alternative, ...]:
+    """The alternatives, S in every value type and adapters in int8: each at its best."""
+    types: tuple[SparseValues, ...] = ("f16", "i8", "i4")
+    stages = []
+    for values in types:
+        level = FLOAT_LEVEL if values == "f16" else options.accuracy_level or INT8_LEVEL
+        storage = Storage(values, options.group, i4_layout(target), level, "i8")
+        stages.append(Stage(source, target, options, workload, storage))
+    return tuple(alternatives(stages, menu))
+
+
+def chosen_allocation(options: BudgetOptions, menu: Menu | None) -> str:
+    """How the Choices are found: "dense", "hand", "uniform", "hpa" or "best".
+
+    Raises:
+      RequestError: the best is asked for and there is no menu to find it by.
+    """
+    if options.values == "dense":
+        return "dense"
+    by_hand = options.density is not None or options.rank is not None
+    if by_hand or options.mem_bytes is None:
+        return "hand"
+    if options.gamma is not None or options.allocation == "hpa":
+        return "hpa"
+    if options.allocation == "best" and menu is None:
+        raise RequestError(
+            "--allocation best: got a model whose errors were not measured, wanted --calibrate "
+            "FILE with a few hundred lines like those the model will see"
+        )
+    if options.allocation == "uniform" or menu is None or options.values != "auto":
+        return "uniform"
+    return "best"
+
+
+def _with_stored_values(source: Source, options: BudgetOptions) -> BudgetOptions:
+    """`options` with the value type and group that a checkpoint's S was rounded for, if left open.
+
+    Whoever names another value type gets it; the values are then rounded a second time.
+    """
+    checkpoint = source.checkpoint
+    if options.values != "auto" or checkpoint is None:
+        return options
+    stored = {(e.value_type, e.group) for e in map(checkpoint.entry, checkpoint.names)}
+    if len(stored) != 1:
+        return options
+    value_type, group = stored.pop()
+    if value_type is None:
+        return options
+    return dataclasses.replace(options, values=value_type, group=group)
+
+
+def to_json(result: Plan) -> dict[str, Any]:
+    """`result` as JSON values."""
+    document = dataclasses.asdict(result)
+    document["alternatives"] = {
+        one["name"]: {key: value for key, value in one.items() if key not in ("name", "choices")}
+        for one in document["alternatives"]
+    }
+    document["memory"]["total_bytes"] = result.memory.total_bytes
+    return document
