@@ -52,9 +52,14 @@ def artifact(model: Path) -> Path:
 
 
 def ours(artifact: Path) -> dict[str, Any]:
-    """The tensors of our operators by name: blobs, adapters and their scales."""
+    """The tensors of our operators by name: blobs, adapters and their scales; no biases."""
     graph = Artifact.open(artifact).model().graph
-    values = {v for node in graph if node.domain == slc.ops.DOMAIN for v in node.inputs}
+    values = {
+        value
+        for node in graph
+        if node.domain == slc.ops.DOMAIN
+        for value in node.inputs[: 2 if node.op_type == "BitmapSparseGemm" else None]
+    }
     return {str(v.name): v.const_value for v in values if v is not None and v.const_value}
 
 
@@ -155,7 +160,7 @@ def test_minilm_with_int8_adapters_is_as_good_as_with_f16(minilm: Path, tmp_path
         options = ort.SessionOptions()
         slc.ops.register(options)
         session = ort.InferenceSession(out / "model.onnx", options)
-        vectors[name] = SentenceEncoder(session, minilm / "tokenizer.json")(split()[1])
+        vectors[name] = SentenceEncoder(session, minilm / "tokenizer.json")(split()[1][:128])
     cosine = {n: float((v * vectors["dense"]).sum(axis=1).mean()) for n, v in vectors.items()}
     # Measured: 0.84791 beside 0.84789; the adapters themselves move by a hundredth.
     assert abs(cosine["i8"] - cosine["f16"]) < 0.002

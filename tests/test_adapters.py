@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from slc.compiler import export
+from slc.compiler import export, verify
 from slc.compiler.artifact.artifact import Artifact
 
 pytestmark = pytest.mark.slow
@@ -96,6 +96,23 @@ def test_static_adapters_are_concatenated(
     assert all(len([i for i in node.inputs if i is not None]) == 2 for node in downs)  # X, one A
     wanted = merged["alpha+beta"]
     assert np.abs(run(artifact.session()) - wanted).max() <= tolerance(wanted, merged[""])
+
+
+def test_static_adapters_stay_f16_beside_an_int8_residual(
+    tiny_llama: Path, adapters: dict[str, Path], merged: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    """At density 1 the residual is nothing: only task adapters can move the logits."""
+    texts = [f"{path}={name}" for name, path in adapters.items()]
+    out = export(
+        tiny_llama, tmp_path / "out", density=1.0, rank=4, adapters=texts, adapter_values="i8"
+    )
+    artifact = Artifact.open(out)
+    downs = [node for node in artifact.model().graph if node.op_type == "ConcatAdapterDown"]
+    types = [[i.dtype.name for i in node.inputs[3:]] for node in downs]
+    assert {tuple(t) for t in types} == {("INT8", "FLOAT16"), ("INT8",), ("INT8", "INT8")}
+    wanted = merged["alpha+beta"]
+    assert np.abs(run(artifact.session()) - wanted).max() <= tolerance(wanted, merged[""])
+    assert verify(out, memory=False).passed
 
 
 def test_slots_by_onnxruntime(slotted: Path, merged: dict[str, np.ndarray]) -> None:

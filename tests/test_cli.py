@@ -98,6 +98,7 @@ BAD_EXPORTS = {
     "bad density": (["MODEL", "--density", "1.5"], "density"),
     "bad rank": (["MODEL", "--rank", "-1"], "rank"),
     "bad values": (["MODEL", "--values", "f17"], "f17"),
+    "bad adapter values": (["MODEL", "--adapter-values", "i4"], "wanted f16 or i8"),
     "int8 activations of f16": (["MODEL", "--accuracy-level", "4"], "--values i8 or i4"),
     "bad method": (["MODEL", "--method", "magic"], "magic"),
     "oats without text": (["MODEL", "--method", "oats"], "--calibrate"),

@@ -89,11 +89,6 @@ def check_options(options: BudgetOptions) -> None:
     level = options.accuracy_level
     if level not in (None, FLOAT_LEVEL, INT8_LEVEL):
         raise RequestError(f"--accuracy-level: got {level}, wanted 1 or 4")
-    if level == INT8_LEVEL and options.values not in (*INTEGER_VALUES, "auto"):
-        raise RequestError(
-            f"--accuracy-level: got 4 with --values {options.values}, wanted 1, or --values i8 or "
-            "i4: int8 activations need integer weights"
-        )
     if options.gamma is not None and not 0.0 <= options.gamma <= 1.0:
         raise RequestError(f"--gamma: got {options.gamma}, wanted a number from 0 to 1")
     by_hand = options.density is not None or options.rank is not None
@@ -126,6 +121,19 @@ def chosen_adapter_type(options: BudgetOptions) -> AdapterType:
         if options.adapter_values == adapter_type:
             return adapter_type
     raise RequestError(f"--adapter-values: got {options.adapter_values!r}, wanted f16 or i8")
+
+
+def check_level(options: BudgetOptions) -> None:
+    """Refuses int8 activations where all values are f16.
+
+    Raises:
+      RequestError: says what would do.
+    """
+    if options.accuracy_level == INT8_LEVEL and options.values not in INTEGER_VALUES:
+        raise RequestError(
+            f"--accuracy-level: got 4 with --values {options.values}, wanted 1, or --values i8 or "
+            "i4: int8 activations need integer weights"
+        )
 
 
 def chosen_level(options: BudgetOptions) -> int:

@@ -19,6 +19,7 @@ from slc.compiler.budget.memory import MemoryPlan, Workload
 from slc.compiler.budget.notes import plan_notes
 from slc.compiler.budget.options import (
     BudgetOptions,
+    check_level,
     check_options,
     chosen_adapter_type,
     chosen_context,
@@ -98,6 +99,7 @@ def plan(
     asked = options
     if allocation != "best":
         menu, options = None, _with_stored_values(source, options)
+        check_level(options)
     workload = Workload(
         options.batch, chosen_context(source, options), source.genai_config, target.ort_min
     )

@@ -56,11 +56,11 @@ def make(
     model = folder / "llama"
     if not model.exists():
         flags = [text for key, value in shape.items() for text in (f"--{key}", str(value))]
-        _run("-m", "examples.llm_generate.make_llama", str(model), *flags)
+        run("-m", "examples.llm_generate.make_llama", str(model), *flags)
     engines = []
     for precision in ("fp32", "int4"):
         if not (folder / precision).exists():
-            _run(
+            run(
                 "-m", "onnxruntime_genai.models.builder", "-i", str(model), "-p", precision,
                 "-e", "cpu", "-o", str(folder / precision),
             )  # fmt: skip
@@ -92,7 +92,7 @@ def export(model: Path, out: Path, density: float, rank: int, values: str) -> di
         " resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
     start = time.perf_counter()
-    printed = _run("-c", script, str(model), str(out), str(density), str(rank), values)
+    printed = run("-c", script, str(model), str(out), str(density), str(rank), values)
     own, builder = (int(text) << 10 for text in printed.split()[-2:])
     return {
         "seconds": time.perf_counter() - start,
@@ -101,7 +101,7 @@ def export(model: Path, out: Path, density: float, rank: int, values: str) -> di
     }
 
 
-def _run(*arguments: str) -> str:
+def run(*arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )

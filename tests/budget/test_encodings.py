@@ -25,6 +25,9 @@ STORAGES = [
 DENSITIES = (0.0, 0.001, 0.05, 0.1, 0.124, 0.126, 0.3, 0.5, 0.9, 1.0)
 
 
+INT8_ADAPTER = Storage("f16", adapter_type="i8")
+
+
 def choice(storage: Storage, density: float, rank: int = 0) -> Choice:
     return sparse_choice(LINEAR, round(density * N * K), rank, storage)
 
@@ -103,3 +106,25 @@ def test_more_values_never_take_fewer_bytes(storage: Storage) -> None:
 def test_adapter_is_added() -> None:
     added = choice(Storage("f16"), 0.05, 8).weight_bytes - choice(Storage("f16"), 0.05).weight_bytes
     assert added == adapter_bytes(N, K, 8)
+
+
+@pytest.mark.parametrize("rank", [1, 7, 16, 33, 200])
+def test_an_int8_adapter_is_two_matrices_and_two_vectors_of_scales(rank: int) -> None:
+    wanted = sum(-(-size // 64) * 64 for size in (rank * K, N * rank, 4 * rank, 4 * N))
+    assert adapter_bytes(N, K, rank, "i8") == wanted
+    got = choice(INT8_ADAPTER, 0.05, rank)
+    assert got.weight_bytes - choice(INT8_ADAPTER, 0.05).weight_bytes == wanted
+    assert (got.adapter_type, got.rank) == ("i8", rank)
+
+
+def test_without_rank_an_int8_adapter_is_nothing() -> None:
+    assert adapter_bytes(N, K, 0, "i8") == 0
+    assert choice(INT8_ADAPTER, 0.5) == choice(Storage("f16"), 0.5)
+
+
+@pytest.mark.parametrize("rank", [0, 8])
+def test_task_adapters_stay_f16_beside_an_int8_one(rank: int) -> None:
+    with_task = sparse_choice(LINEAR, N * K // 20, rank, INT8_ADAPTER, extra_rank=4)
+    added = with_task.weight_bytes - choice(INT8_ADAPTER, 0.05, rank).weight_bytes
+    assert added == adapter_bytes(N, K, 4)
+    assert with_task.rank == rank
