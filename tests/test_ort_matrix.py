@@ -99,16 +99,24 @@ def test_artifact_runs_on_python_3_10(checkpoint: Path, feeds: Path, tmp_path: P
 def run_on(
     python: str, version: str, numpy_requirement: str, checkpoint: Path, feeds: Path, tmp_path: Path
 ) -> None:
-    """Exports for a device that has just this onnxruntime, runs there, compares with here."""
+    """Exports for a device that has just this onnxruntime, runs there, compares with here.
+
+    Twice in one environment: with adapters in f16 and in int8.
+    """
     profile = tmp_path / "device.toml"
     profile.write_text(
         f'name = "device"\ninherits = "x86-64-avx2"\nort_min = "{version}"\n'
         f'[sources]\nort_min = "this test"\n'
     )
-    out = tmp_path / "out"
-    export(checkpoint, out, device=str(profile), density=0.5, rank=8)
     binary = environment(tmp_path / "venv", python, f"onnxruntime=={version}", numpy_requirement)
-    result = tmp_path / "result.npy"
+    for values in ("f16", "i8"):
+        out = tmp_path / values
+        export(checkpoint, out, device=str(profile), density=0.5, rank=8, adapter_values=values)
+        check_on(binary, version, out, feeds, tmp_path / "result.npy")
+
+
+def check_on(binary: Path, version: str, out: Path, feeds: Path, result: Path) -> None:
+    """Runs one artifact in an environment and here."""
     done = subprocess.run(
         [str(binary), "-c", RUNNER, str(out), str(feeds), str(result)],
         capture_output=True, text=True, check=False,

@@ -76,7 +76,7 @@ def _linear(entry: Json) -> Json:
         "accuracy_level": choice.get("accuracy_level", 1),
         "density": choice["density"],
         "rank": choice["rank"],
-        "adapter_type": choice.get("adapter_type", "f16"),  # likewise
+        "adapter_type": choice.get("adapter_type", "f16"),  # as with layout
         "bytes": choice["weight_bytes"],
         "bits_per_weight": _bits(choice["weight_bytes"], entry["N"] * entry["K"]),
         "reason": choice["reason"],
