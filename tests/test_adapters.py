@@ -109,7 +109,8 @@ def test_static_adapters_stay_f16_beside_an_int8_residual(
     artifact = Artifact.open(out)
     downs = [node for node in artifact.model().graph if node.op_type == "ConcatAdapterDown"]
     types = [[i.dtype.name for i in node.inputs[3:]] for node in downs]
-    assert {tuple(t) for t in types} == {("INT8", "FLOAT16"), ("INT8",), ("INT8", "INT8")}
+    # Fused q, k and v, o and down have task adapters; gate and up have none and share a Down.
+    assert sorted(map(tuple, types)) == 6 * [("INT8", "FLOAT16")] + 2 * [("INT8", "INT8")]
     wanted = merged["alpha+beta"]
     assert np.abs(run(artifact.session()) - wanted).max() <= tolerance(wanted, merged[""])
     assert verify(out, memory=False).passed
