@@ -238,6 +238,7 @@ def _choose(
         accuracy_level=request.accuracy_level,
         gamma=request.gamma,
         allocation=request.allocation,
+        max_latency_ms=request.max_latency,
         extra_adapter_ranks=_extra_ranks(adapters, request),
     )
     return plan_budget(source, target, options, menu, compare=compare)

@@ -33,6 +33,8 @@ class Request:
         allocation), 0 to 1; None: both shrink by one ratio.
       allocation: with `mem`, how it is divided: "best" by measured errors, "uniform" by one ratio,
         "hpa" as `gamma` says; "auto": the best that there is.
+      max_latency: milliseconds that a decoder may take for a token at half of the context, as
+        predicted; None: any.
       context: tokens that the session must hold; None: what the model allows, at most 2048.
       batch: sequences at a time.
       provider: execution provider; None: the device's.
@@ -56,6 +58,7 @@ class Request:
     accuracy_level: int | None = None
     gamma: float | None = None
     allocation: str = "auto"
+    max_latency: float | None = None
     context: int | None = None
     batch: int = 1
     provider: str | None = None

@@ -1,25 +1,26 @@
 """The best Choices for a budget: least predicted output error within the bytes and the time.
 
 What is not weights depends on what is chosen (an adapter's sum is a buffer of its own, a packed
-weight a transient while loading), so the knapsack is solved for what the last solution left to the
-weights, until nothing changes. Every solution is held against the whole prediction: none that
+weight a transient while loading), so the knapsack is solved again and again for what the last
+solution left to the weights. Every solution is held against the whole prediction: none that
 passes the budget is ever returned.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from slc.compiler.budget.candidates import Candidate, Item, choices_in_order, smallest
 from slc.compiler.budget.choice import Choice
 from slc.compiler.budget.knapsack import Options, solve
 from slc.compiler.linear import Linear
 
-_ROUNDS = 6
-_TIE = 1e-9  # of an error: what rounding of sums may move
+_ROUNDS = 8
+_CLOSE = 1e-3  # of the budget: what closing in further could still gain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Best:
     Attributes:
       choices: one per Linear, in graph order.
       error: predicted error of the model's output.
-      bound: no candidates that leave as much to the weights have less.
+      bound: no candidates that fit have less.
       session_bytes: predicted.
     """
 
@@ -37,6 +38,18 @@ class Best:
     error: float
     bound: float
     session_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Table:
+    """Items and what the knapsack sees of them."""
+
+    items: tuple[Item, ...]
+    options: list[Options] = dataclasses.field(compare=False)
+
+    def chosen(self, picked: npt.NDArray[np.int64]) -> list[Candidate]:
+        """The candidates of a solution."""
+        return [item.candidates[j] for item, j in zip(self.items, picked, strict=True)]
 
 
 class Chooser:
@@ -56,7 +69,19 @@ class Chooser:
           time_us: of one Linear with a Choice, where time is to be bounded.
         """
         self._linears, self._items, self._predict = list(linears), list(items), predict
-        self._options = [_options(item, time_us) for item in items]
+        # A dense weight is a transient while loading, an adapter's sum a buffer, and one operator
+        # of ours makes the arena waste more: what those cost beside their bytes may buy more than
+        # they do, and no option's row says so.
+        wanted = [
+            _any,
+            _without_f32,
+            lambda c: _without_f32(c) and _without_adapter(c),
+            _without_ours,
+            lambda c: _without_f32(c) and _without_ours(c),
+            lambda c: _without_f32(c) and _without_ours(c) and _without_adapter(c),
+        ]
+        tables = [_table(items, time_us, may) for may in wanted]
+        self._modes = [one for i, one in enumerate(tables) if one not in tables[:i]]
 
     def smallest(self) -> list[Choice]:
         """The Choices of fewest bytes."""
@@ -69,48 +94,94 @@ class Chooser:
           allowed: for the whole session.
           max_us: for the Linears together, where `time_us` was given.
         """
-        chosen = smallest(self._items)
-        found: Best | None = None
-        seen: set[int] = set()
-        for _ in range(_ROUNDS):
-            beside = self._total(chosen) - sum(c.resident_bytes for c in chosen)
-            if beside in seen:
-                break
-            seen.add(beside)
-            solution = solve(self._options, allowed - beside, max_us)
-            if solution is None:
-                break
-            chosen = [
-                item.candidates[j] for item, j in zip(self._items, solution.chosen, strict=True)
-            ]
-            total = self._total(chosen)
-            if total <= allowed and (found is None or solution.error < found.error):
-                choices = tuple(self._choices(chosen))
-                found = Best(choices, solution.error, solution.bound, total)
-        return found or self._cautious(allowed, max_us)
+        found: list[Best] = []
+        for offered in self._modes:
+            for one in self._within(offered, allowed, max_us):
+                if found and one.bound >= min(other.error for other in found):
+                    break  # nothing in this mode is better
+                found.append(one)
+        if not found:
+            return None
+        best = min(found, key=lambda one: (one.error, one.session_bytes))
+        # The first mode offers everything, and its first solution spent what the smallest choice
+        # leaves: none has more for the weights.
+        return dataclasses.replace(best, bound=min(best.error, found[0].bound))
 
-    def _cautious(self, allowed: int, max_us: float) -> Best | None:
-        """What fits when more and more is set aside: for tables where the rounds never settle."""
-        least = smallest(self._items)
-        reserve = max(0, self._total(least) - sum(c.resident_bytes for c in least))
-        for part in (0.02, 0.05, 0.1, 0.2, 0.4):
-            solution = solve(self._options, int((allowed - reserve) * (1 - part)), max_us)
+    def quickest(self, allowed: int) -> Best | None:
+        """The least time of the Linears within the bytes; None where nothing fits."""
+        found = [
+            one
+            for offered in self._modes
+            for one in self._within(_Table(offered.items, _timed(offered.options)), allowed, np.inf)
+        ]
+        return min(found, key=lambda one: one.error, default=None)
+
+    def _within(self, offered: _Table, allowed: int, max_us: float) -> Iterator[Best]:
+        """Solutions that fit, the weights' budget closed in on from what the last one left."""
+        chosen = smallest(offered.items)
+        size = allowed - self._beside(chosen)
+        low, high, bound = 0, allowed + 1, np.inf
+        for _ in range(_ROUNDS):
+            solution = solve(offered.options, size, max_us)
             if solution is None:
-                continue
-            chosen = [
-                item.candidates[j] for item, j in zip(self._items, solution.chosen, strict=True)
-            ]
+                return
+            bound = min(bound, solution.bound)
+            chosen = offered.chosen(solution.chosen)
             total = self._total(chosen)
             if total <= allowed:
                 choices = tuple(self._choices(chosen))
-                return Best(choices, solution.error, solution.bound, total)
-        return None
+                yield Best(choices, solution.error, bound, total)
+                low = size
+            else:
+                high = size
+            size += allowed - total
+            if not low < size < high:
+                size = (low + high) // 2
+            if high - low <= _CLOSE * allowed:
+                return
 
     def _choices(self, chosen: Sequence[Candidate]) -> list[Choice]:
         return choices_in_order(self._linears, iter(chosen))
 
+    def _beside(self, chosen: Sequence[Candidate]) -> int:
+        """What the session takes beside these candidates' own bytes."""
+        return self._total(chosen) - sum(candidate.resident_bytes for candidate in chosen)
+
     def _total(self, chosen: Sequence[Candidate]) -> int:
         return self._predict(self._choices(chosen))
+
+
+def _table(
+    items: Sequence[Item], time_us: Callable[[Linear, Choice], float] | None,
+    may: Callable[[Candidate], bool],
+) -> _Table:  # fmt: skip
+    """The candidates that `may` be offered; of an item without any, all of them."""
+    kept = []
+    for item in items:
+        some = tuple(c for c in item.candidates if may(c))
+        kept.append(dataclasses.replace(item, candidates=some) if some else item)
+    return _Table(tuple(kept), [_options(item, time_us) for item in kept])
+
+
+def _timed(options: list[Options]) -> list[Options]:
+    """The same table with time in the place of error."""
+    return [Options(one.time, one.bytes, one.time) for one in options]
+
+
+def _any(_: Candidate) -> bool:
+    return True
+
+
+def _without_f32(candidate: Candidate) -> bool:
+    return all(choice.encoding != "dense" for choice in candidate.choices)
+
+
+def _without_ours(candidate: Candidate) -> bool:
+    return not any(choice.sparse for choice in candidate.choices)
+
+
+def _without_adapter(candidate: Candidate) -> bool:
+    return all(choice.rank == 0 for choice in candidate.choices)
 
 
 def _options(item: Item, time_us: Callable[[Linear, Choice], float] | None) -> Options:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import onnx_ir as ir
@@ -171,7 +171,7 @@ def _sparse_values(option: MenuOption) -> SparseValues:
     return "f16" if option.value_type == "f16" else "i8" if option.value_type == "i8" else "i4"
 
 
-def smallest(items: list[Item]) -> list[Candidate]:
+def smallest(items: Sequence[Item]) -> list[Candidate]:
     """Of each item the candidate of fewest bytes."""
     return [min(item.candidates, key=lambda c: c.resident_bytes) for item in items]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from slc.compiler.budget.activations import activation_peak
 from slc.compiler.budget.choice import Choice
 from slc.compiler.budget.encodings import INT8_LEVEL, aligned
-from slc.compiler.budget.shapes import concrete_shapes
+from slc.compiler.budget.shapes import Shape, concrete_shapes
 from slc.compiler.budget.steps import graph_steps
 from slc.compiler.linear import Linear
 from slc.targets.target import version_tuple
@@ -97,6 +97,7 @@ def predict(
     choices: Sequence[Choice],
     workload: Workload,
     extra_ranks: Mapping[str, int] | None = None,
+    shapes: Mapping[str, Shape] | None = None,
 ) -> MemoryPlan:
     """The memory of a session on `model` once each Linear is stored by its Choice.
 
@@ -106,13 +107,14 @@ def predict(
       choices: one for each of `linears`, in that order.
       workload: batch and context.
       extra_ranks: of task adapters, by Linear name.
+      shapes: of `workload_shapes`, for whoever predicts many choices of one model.
     """
     chosen = sum(choice.weight_bytes for choice in choices)
     prepacked = sum(_resident_extra(li, ch) for li, ch in zip(linears, choices, strict=True))
     transient = max(
         (_load_transient(li, ch) for li, ch in zip(linears, choices, strict=True)), default=0
     )
-    runs = run_lines(model, linears, choices, workload, extra_ranks)
+    runs = run_lines(model, linears, choices, workload, extra_ranks, shapes)
     # While the session is made nothing runs and no mapped page but those it packs is touched.
     others = other_weight_bytes(model, linears, choices)
     packed = sum(
@@ -170,17 +172,25 @@ def _packed_x_bytes(rows: int, K: int, choice: Choice) -> int:
     return 4 * rows * columns
 
 
+def workload_shapes(model: ir.Model, workload: Workload) -> dict[str, Shape]:
+    """The shape of every value of `model` in the prefill of `workload`."""
+    known = _kv_cache(model, workload)[2]
+    return concrete_shapes(model, workload.batch, workload.context, known)
+
+
 def run_lines(
     model: ir.Model,
     linears: Sequence[Linear],
     choices: Sequence[Choice],
     workload: Workload,
     extra_ranks: Mapping[str, int] | None = None,
+    shapes: Mapping[str, Shape] | None = None,
 ) -> list[MemoryLine]:
     """KV cache and activations."""
-    cache, cache_bytes, known = _kv_cache(model, workload)
+    cache, cache_bytes, _ = _kv_cache(model, workload)
     weights = {linear.weight for linear in linears}
-    shapes = concrete_shapes(model, workload.batch, workload.context, known)
+    if shapes is None:
+        shapes = workload_shapes(model, workload)
     by_blocks = version_tuple(workload.ort_min) >= version_tuple(GQA_BY_BLOCKS_ORT)
     run = graph_steps(
         model, shapes, linears, choices, extra_ranks, cache | weights, by_blocks=by_blocks

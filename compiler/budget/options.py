@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,7 @@ class BudgetOptions:
         (SALAAD's allocation); None shrinks both by one ratio.
       allocation: with a budget, how it is divided: "best" by the errors of a menu, "uniform" by one
         ratio for all, "hpa" as `gamma` says; "auto" is the best that there is.
+      max_latency_ms: what a decoder may take for a token at half of the context, predicted.
       adapter_values: "f16" or "i8", of every residual adapter; task adapters are f16.
     """
 
@@ -61,6 +63,7 @@ class BudgetOptions:
     accuracy_level: int | None = None
     gamma: float | None = None
     allocation: str = "auto"
+    max_latency_ms: float | None = None
     adapter_values: str = "f16"
 
 
@@ -97,6 +100,10 @@ def check_options(options: BudgetOptions) -> None:
         raise RequestError(
             f"--gamma: got {options.gamma} with {beside}, "
             "wanted --mem alone: it divides what a budget takes away between S and the adapters"
+        )
+    if options.max_latency_ms is not None and not 0 < options.max_latency_ms < math.inf:
+        raise RequestError(
+            f"--max-latency: got {options.max_latency_ms}, wanted milliseconds above 0"
         )
     if options.allocation not in ALLOCATIONS:
         raise RequestError(

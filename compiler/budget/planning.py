@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Any
 
 from slc.compiler.budget.alternatives import Alternative, alternatives
 from slc.compiler.budget.choice import Choice
+from slc.compiler.budget.cost_plan import CostPlan
 from slc.compiler.budget.encodings import (
     FLOAT_LEVEL,
     INT8_LEVEL,
@@ -55,6 +57,7 @@ class Plan:
       allocation: "hand", "dense", "uniform", "hpa" or "best".
       error: predicted error of the model's output (sensitivity.py); None where nothing predicts it.
       error_bound: no other choice for this budget has a lower one; None likewise.
+      speed: what a token takes at half of the context, predicted; None of what is no decoder.
       alternatives: what else there would be at this budget, where it was asked for.
     """
 
@@ -71,6 +74,7 @@ class Plan:
     allocation: str = "hand"
     error: float | None = None
     error_bound: float | None = None
+    speed: CostPlan | None = None
     alternatives: tuple[Alternative, ...] = ()
 
 
@@ -124,6 +128,7 @@ def plan(
         storage.values, storage.accuracy_level, options.mem_bytes, stage.allowed,
         plan_notes(source, target, asked, options, menu), allocation,
         None if best is None else best.error, None if best is None else best.bound,
+        stage.speed(choices),
         _compared(source, target, options, workload, menu) if compare else (),
     )  # fmt: skip
 
@@ -149,6 +154,12 @@ def chosen_allocation(options: BudgetOptions, menu: Menu | None) -> str:
     """
     if options.values == "dense":
         return "dense"
+    if options.max_latency_ms is not None and (menu is None or options.allocation != "auto"):
+        raise RequestError(
+            f"--max-latency: got {options.max_latency_ms} without measured errors, wanted "
+            "--calibrate FILE or a checkpoint that was made with it, and no --allocation: what is "
+            "quick enough is chosen by them"
+        )
     by_hand = options.density is not None or options.rank is not None
     if by_hand or options.mem_bytes is None:
         return "hand"
@@ -184,6 +195,12 @@ def _with_stored_values(source: Source, options: BudgetOptions) -> BudgetOptions
 def to_json(result: Plan) -> dict[str, Any]:
     """`result` as JSON values."""
     document = dataclasses.asdict(result)
+    if result.speed is not None:
+        document["speed"]["us_per_token"] = result.speed.us_per_token
+        document["speed"]["tokens_per_s"] = result.speed.tokens_per_s
+        document["speed"]["tokens_per_s_range"] = result.speed.tokens_per_s_range
+        for line in document["speed"]["lines"]:  # NaN, of figures without residuals, is no JSON
+            line.update({k: None for k in ("low_us", "high_us") if math.isnan(line[k])})
     document["alternatives"] = {
         one["name"]: {key: value for key, value in one.items() if key not in ("name", "choices")}
         for one in document["alternatives"]

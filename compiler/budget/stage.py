@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from slc.compiler.budget.best import Best, Chooser
 from slc.compiler.budget.candidates import Offer
 from slc.compiler.budget.choice import Choice
+from slc.compiler.budget.cost import cost_model, decode_cost, not_modelled
+from slc.compiler.budget.cost_plan import CostPlan
 from slc.compiler.budget.encodings import INT8_LEVEL, Ceiling, SparseValues, Storage
-from slc.compiler.budget.memory import MemoryPlan, Workload, predict
+from slc.compiler.budget.memory import MemoryPlan, Workload, predict, workload_shapes
 from slc.compiler.budget.options import (
     DEFAULT_DENSITY,
     DEFAULT_RANK,
     BudgetOptions,
     too_small,
 )
+from slc.compiler.budget.shapes import Shape
 from slc.compiler.budget.sizes import format_size
 from slc.compiler.budget.uniform import (
     RANK_MAX,
@@ -26,7 +31,7 @@ from slc.compiler.budget.uniform import (
     choose_hpa,
     choose_uniform,
 )
-from slc.compiler.errors import BudgetError
+from slc.compiler.errors import BudgetError, RequestError
 from slc.compiler.linear import Linear
 
 if TYPE_CHECKING:
@@ -101,20 +106,66 @@ class Stage:
             dataclasses.replace(self._storage, accuracy_level=level),
             self._options.extra_adapter_ranks, tied_heads(self._source.linears),
         )  # fmt: skip
-        return Chooser(self._source.linears, offer.items(), lambda c: self.predict(c).total_bytes)
+
+        def time_us(linear: Linear, choice: Choice) -> float:
+            return cost.linear_us(linear, choice, self.extra_ranks.get(linear.name, 0))
+
+        cost = cost_model(self._target)
+        return Chooser(
+            self.linears, offer.items(), lambda c: self.predict(c).total_bytes,
+            None if self._options.max_latency_ms is None else time_us,
+        )  # fmt: skip
 
     def best(self, menu: Menu) -> Best:
         """The best Choices by the errors of `menu`.
 
         Raises:
-          BudgetError: nothing fits.
+          RequestError: time is bounded and nobody can tell how long the model takes.
+          BudgetError: nothing fits the bytes, or nothing that fits them is quick enough.
         """
         chooser = self.chooser(menu)
-        found = chooser.best(self.allowed)
-        if found is None:
-            smallest = chooser.smallest()
-            raise self.error(smallest, self.predict(smallest))
-        return found
+        found = chooser.best(self.allowed, self._max_us(chooser.smallest()))
+        if found is not None:
+            return found
+        smallest = chooser.smallest()
+        memory = self.predict(smallest)
+        if memory.total_bytes > self.allowed or self._options.max_latency_ms is None:
+            raise self.error(smallest, memory)
+        raise self._too_slow(chooser)
+
+    def speed(self, choices: list[Choice]) -> CostPlan | None:
+        """What a token takes; None where nobody can tell: of an encoder, say."""
+        return decode_cost(
+            self.graph, self.linears, choices, self._workload, self._target, self.extra_ranks
+        )
+
+    def _max_us(self, choices: list[Choice]) -> float:
+        """What the latency leaves for the Linears; adapters share Downs, so that is cautious."""
+        limit = self._options.max_latency_ms
+        if limit is None:
+            return math.inf
+        cost = self.speed(choices)
+        if cost is None:
+            raise RequestError(
+                f"--max-latency: got {limit} ms, wanted a decoder: {not_modelled(self._workload)}"
+            )
+        beside = cost.us_per_token - cost.us_of("Linears") - cost.us_of("adapters")
+        return 1000 * limit - beside
+
+    def _too_slow(self, chooser: Chooser) -> BudgetError:
+        """That time binds, what the quickest is at these bytes, and what would do."""
+        quickest = chooser.quickest(self.allowed)
+        cost = None if quickest is None else self.speed(list(quickest.choices))
+        what = f"--max-latency: got {self._options.max_latency_ms} ms"
+        if cost is None or quickest is None:
+            return BudgetError(f"{what}, nothing is that quick", self.allowed)
+        limit = 1.01 * cost.us_per_token / 1000
+        return BudgetError(
+            f"{what} and {format_size(self.allowed)}: the time binds, the quickest within those "
+            f"bytes takes {cost.us_per_token / 1000:.3g} ms a token; pass --max-latency "
+            f"{limit:.3g}, a larger --mem, or a shorter --context",
+            quickest.session_bytes,
+        )
 
     @property
     def linears(self) -> list[Linear]:
@@ -212,8 +263,12 @@ class Stage:
         """The session's memory."""
         return predict(
             self._source.graph, self._source.linears, choices, self._workload,
-            self._options.extra_adapter_ranks,
+            self._options.extra_adapter_ranks, self._shapes,
         )  # fmt: skip
+
+    @cached_property
+    def _shapes(self) -> dict[str, Shape]:
+        return workload_shapes(self._source.graph, self._workload)
 
     def error(self, choices: list[Choice], memory: MemoryPlan) -> BudgetError:
         """That `choices` do not fit, and what would."""

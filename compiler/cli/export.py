@@ -27,6 +27,7 @@ def command(
     accuracy_level: opt.AccuracyLevel = None,
     gamma: opt.Gamma = None,
     allocation: opt.Allocation = "auto",
+    max_latency: opt.MaxLatency = None,
     context: opt.Context = None,
     batch: opt.Batch = 1,
     provider: opt.Provider = None,
@@ -51,7 +52,8 @@ def command(
         path = export(
             model, out, device=device, mem=mem, density=density, rank=rank, values=values,
             adapter_values=adapter_values, group=group, accuracy_level=accuracy_level, gamma=gamma,
-            allocation=allocation, context=context, batch=batch, provider=provider, method=method,
+            allocation=allocation, max_latency=max_latency, context=context, batch=batch,
+            provider=provider, method=method,
             calibrate=calibrate, iterations=iterations, match_blocks=match_blocks,
             adapters=tuple(adapter or ()), adapter_slots=adapter_slots,
             save_structured=save_structured, force=force, jobs=jobs, progress=progress,

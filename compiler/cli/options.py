@@ -50,6 +50,14 @@ Allocation = Annotated[
         "made with it), uniform (one ratio for all) or hpa (SALAAD's); auto is the best there is."
     ),
 ]
+MaxLatency = Annotated[
+    float | None,
+    typer.Option(
+        help="Milliseconds that a decoder may take for a token at half of the context, as "
+        "predicted for the device.",
+        show_default=False,
+    ),
+]
 AccuracyLevel = Annotated[
     int | None,
     typer.Option(

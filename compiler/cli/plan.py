@@ -23,6 +23,7 @@ def command(
     accuracy_level: opt.AccuracyLevel = None,
     gamma: opt.Gamma = None,
     allocation: opt.Allocation = "auto",
+    max_latency: opt.MaxLatency = None,
     context: opt.Context = None,
     batch: opt.Batch = 1,
     provider: opt.Provider = None,
@@ -47,7 +48,8 @@ def command(
         result, target = plan(
             model, device=device, mem=mem, density=density, rank=rank, values=values,
             adapter_values=adapter_values, group=group, accuracy_level=accuracy_level, gamma=gamma,
-            allocation=allocation, context=context, batch=batch, provider=provider,
+            allocation=allocation, max_latency=max_latency, context=context, batch=batch,
+            provider=provider,
             adapters=tuple(adapter or ()), adapter_slots=adapter_slots, calibrate=calibrate,
             compare=compare, progress=progress,
         )  # fmt: skip

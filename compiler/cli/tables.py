@@ -16,6 +16,7 @@ from slc.compiler.budget.sizes import format_size
 if TYPE_CHECKING:
     from slc.compiler.artifact.report import VerifyReport
     from slc.compiler.budget import Plan
+    from slc.compiler.budget.cost_plan import CostPlan
     from slc.targets import Target
 
 ROWS_MAX = 12  # of a long table; --json has them all
@@ -58,6 +59,8 @@ def print_plan(console: Console, plan: Plan, target: Target) -> None:
         console.print(f"  … and {len(plan.choices) - ROWS_MAX} more Linears (--json lists all)")
     _print_memory(console, [(line.name, line.bytes) for line in plan.memory.lines])
     console.print(f"allowed: {format_size(plan.allowed_bytes)}; context {plan.context} tokens")
+    if plan.speed is not None:
+        console.print(_speed(plan.speed))
     if plan.error is not None:
         gap = (plan.error - (plan.error_bound or 0.0)) / max(plan.error, 1e-300)
         console.print(
@@ -69,6 +72,17 @@ def print_plan(console: Console, plan: Plan, target: Target) -> None:
     _print_refusals(console, [{"name": r.name, "reason": r.reason} for r in plan.refusals])
     for note in plan.notes:
         console.print(f"note: {note}", soft_wrap=True)
+
+
+def _speed(speed: CostPlan) -> Table:
+    """What a token takes."""
+    rows = [(line.name, f"{line.us / 1000:.3g}", line.reckoned) for line in speed.lines]
+    span = speed.tokens_per_s_range
+    between = "" if span is None else f", {span[0]:.3g} to {span[1]:.3g}"
+    rows.append(
+        ("a token", f"{speed.us_per_token / 1000:.3g}", f"{speed.tokens_per_s:.3g} tok/s{between}")
+    )
+    return table("predicted time", ("what", ">ms", ""), rows)
 
 
 def _alternatives(plan: Plan) -> Table:

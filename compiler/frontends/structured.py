@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,8 +47,17 @@ def read(path: Path, workdir: Path, target: Target | None) -> Source:
         checkpoint=checkpoint,
         workdir=workdir,
         hf_folder=huggingface.tokenizer_folder(assets),
-        source_sha256=files_sha256(p for p in path.rglob("*") if p.is_file()),
+        source_sha256=files_sha256(_files(path)),
     )
+
+
+def _files(path: Path) -> Iterator[Path]:
+    """What the checkpoint is: all but its menu, which may be made later and anew."""
+    from slc.compiler.structure.menu import FOLDER
+
+    for file in path.rglob("*"):
+        if file.is_file() and file.relative_to(path).parts[0] != FOLDER:
+            yield file
 
 
 def restore_weights(graph: ir.Model, checkpoint: StructuredCheckpoint) -> None:

@@ -1,4 +1,4 @@
-"""The model: a Llama of about 4 million parameters, and its Hugging Face folder."""
+"""The model: a Llama of 8 million parameters, and its Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from examples.llm_generate.make_llama import SPECIAL
 class Shape:
     """Sizes of the model; heads of 64, which onnxruntime-genai's builder wants a multiple of 16."""
 
-    hidden: int = 256
+    hidden: int = 384
     layers: int = 4
-    heads: int = 4
+    heads: int = 6
     kv_heads: int = 2
-    intermediate: int = 688
+    intermediate: int = 1032
     vocabulary: int = 2048
 
 

@@ -36,7 +36,7 @@ class Run:
 
     steps: int
     batch: int = 8
-    rate: float = 2e-3
+    rate: float = 1.5e-3
     warmup: int = 100
     decay: float = 0.1
     clip: float = 1.0
@@ -84,11 +84,7 @@ def train(
     first, state = 0, folder / "state.pt"
     if state.exists():
         saved = torch.load(state, weights_only=False)
-        if saved["run"] != dataclasses.asdict(run):
-            raise SystemExit(
-                f"{state} is of another run, {saved['run']}: got {dataclasses.asdict(run)}; give "
-                "another folder, or that run's options"
-            )
+        _check_same(state, saved, run, shape)
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         if structure is not None:
@@ -108,10 +104,19 @@ def train(
         if (step + 1) % max(1, run.steps // 20) == 0 or last:
             log.held_out(step, model, structure, corpus.held_out[:CURVE_SEQUENCES])
         if (step + 1) % save_every == 0 or last or step + 1 == stop_at:
-            _save(state, run, model, optimizer, structure, step + 1)
+            _save(state, run, shape, model, optimizer, structure, step + 1)
         if step + 1 == stop_at:
             break
     return model, structure
+
+
+def _check_same(state: Path, saved: dict[str, Any], run: Run, shape: Shape) -> None:
+    for name, got in (("run", run), ("shape", shape)):
+        if saved.get(name, dataclasses.asdict(got)) != dataclasses.asdict(got):
+            raise SystemExit(
+                f"{state} is of another {name}, {saved[name]}: got {dataclasses.asdict(got)}; give "
+                "another folder, or that run's options"
+            )
 
 
 def make_optimizer(model: Any, run: Run) -> Any:
@@ -198,13 +203,15 @@ def _truncate(path: Path, step: int) -> None:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def _save(path: Path, run: Run, model: Any, optimizer: Any, structure: Any, step: int) -> None:
+def _save(
+    path: Path, run: Run, shape: Shape, model: Any, optimizer: Any, structure: Any, step: int
+) -> None:
     """Writes the state whole or not at all."""
     import torch
 
     state = {
-        "run": dataclasses.asdict(run), "step": step, "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "run": dataclasses.asdict(run), "shape": dataclasses.asdict(shape), "step": step,
+        "model": model.state_dict(), "optimizer": optimizer.state_dict(),
     }  # fmt: skip
     if structure is not None:
         state["salaad"] = structure.state_dict()
