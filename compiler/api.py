@@ -15,7 +15,8 @@ from slc.compiler.progress import Progress, as_stage
 from slc.compiler.request import PathLike, Request, make_request
 
 if TYPE_CHECKING:
-    from slc.compiler.budget import Plan
+    from slc.compiler.budget import BudgetOptions, Plan
+    from slc.compiler.budget.frontier import Point
     from slc.compiler.frontends.adapters import PeftAdapter
     from slc.compiler.frontends.source import Source
     from slc.compiler.structure.checkpoint import StructuredCheckpoint
@@ -122,6 +123,58 @@ def plan(
         return _choose(source, target, request, adapters, menu, compare=compare), target
 
 
+def frontier(
+    model: PathLike, out: PathLike, *, budgets: int = 16, force: bool = False,
+    progress: Progress | None = None, **options: Any,
+) -> tuple[list[Point], Target]:  # fmt: skip
+    """Draws what `export` would give at many budgets, as an HTML page.
+
+    Args:
+      model: a structured checkpoint with a menu, or any with `calibrate`.
+      out: the page to write.
+      budgets: how many.
+      force: replace a file that is there already.
+      progress: called as progress(done, total, what).
+      **options: the fields of `Request`; device, context, batch and calibrate matter.
+
+    Returns:
+      (one point per budget, rising, the target they are for).
+
+    Raises:
+      SlcError: the input or the request is wrong.
+    """
+    from slc.compiler.budget.frontier import frontier as budget_frontier
+    from slc.compiler.budget.frontier_page import page
+    from slc.compiler.frontends import load
+
+    request = make_request(options)
+    target, path = _target(request), Path(out)
+    if path.is_dir() or (path.exists() and not force):
+        raise RequestError(f"{out} exists already: choose another name or pass --force")
+    if not path.parent.is_dir():
+        raise RequestError(f"{out}: there is no folder {str(path.parent)!r}; make it first")
+    with tempfile.TemporaryDirectory(prefix="slc-frontier-") as work:
+        source = load(Path(model), workdir=Path(work), target=target, progress=progress)
+        menu = _menu(source, request, progress)
+        if menu is None:
+            raise RequestError(
+                f"{Path(model).name}: got a model whose errors were not measured, wanted an .slr "
+                "made with --calibrate FILE, or --calibrate FILE here beside an .slr"
+            )
+        points = budget_frontier(
+            source, target, _budget_options(request, {}), menu, count=budgets, progress=progress
+        )
+        unit = "divergence of the next token (nats)"
+        if source.kind != "decoder":
+            unit = "relative squared error of the output"
+        text = page(
+            points, model=Path(model).name, device=target.name, unit=unit,
+            calibration=menu.calibration,
+        )  # fmt: skip
+        path.write_text(text, encoding="utf-8")
+    return points, target
+
+
 def structure(
     model: PathLike,
     out: PathLike,
@@ -217,21 +270,25 @@ def _choose(
     source: Source, target: Target, request: Request, adapters: list[PeftAdapter],
     menu: Menu | None, *, compare: bool = False,
 ) -> Plan:  # fmt: skip
-    from slc.compiler.budget import BudgetOptions
     from slc.compiler.budget import plan as plan_budget
-    from slc.compiler.budget.sizes import parse_size
     from slc.compiler.passes import runtime_versions
 
     reason = runtime_versions.refusal(source.graph, _ort_min(target))
     if reason:
         raise RequestError(f"{source.path.name} can't run on {target.name}: {reason}")
-    mem = parse_size(request.mem) if isinstance(request.mem, str) else request.mem
-    options = BudgetOptions(
+    options = _budget_options(request, _extra_ranks(adapters, request))
+    return plan_budget(source, target, options, menu, compare=compare)
+
+
+def _budget_options(request: Request, extra_ranks: dict[str, int]) -> BudgetOptions:
+    from slc.compiler.budget import BudgetOptions
+    from slc.compiler.budget.sizes import parse_size
+
+    return BudgetOptions(
         density=request.density,
         rank=request.rank,
         values=request.values,
-        adapter_values=request.adapter_values,
-        mem_bytes=mem,
+        mem_bytes=parse_size(request.mem) if isinstance(request.mem, str) else request.mem,
         context=request.context,
         batch=request.batch,
         group=request.group,
@@ -239,9 +296,9 @@ def _choose(
         gamma=request.gamma,
         allocation=request.allocation,
         max_latency_ms=request.max_latency,
-        extra_adapter_ranks=_extra_ranks(adapters, request),
+        extra_adapter_ranks=extra_ranks,
+        adapter_values=request.adapter_values,
     )
-    return plan_budget(source, target, options, menu, compare=compare)
 
 
 def _extra_ranks(adapters: list[PeftAdapter], request: Request) -> dict[str, int]:

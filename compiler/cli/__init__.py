@@ -12,6 +12,7 @@ from slc.compiler.cli import (
     devices,
     doctor,
     export,
+    frontier,
     inspect,
     plan,
     structure,
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.command("export")(export.command)
 app.command("plan")(plan.command)
+app.command("frontier")(frontier.command)
 app.command("structure")(structure.command)
 app.command("verify")(verify.command)
 app.command("inspect")(inspect.command)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from slc.compiler.artifact.report import VerifyReport
     from slc.compiler.budget import Plan
     from slc.compiler.budget.cost_plan import CostPlan
+    from slc.compiler.budget.frontier import Point
     from slc.targets import Target
 
 ROWS_MAX = 12  # of a long table; --json has them all
@@ -83,6 +84,20 @@ def _speed(speed: CostPlan) -> Table:
         ("a token", f"{speed.us_per_token / 1000:.3g}", f"{speed.tokens_per_s:.3g} tok/s{between}")
     )
     return table("predicted time", ("what", ">ms", ""), rows)
+
+
+def print_frontier(console: Console, points: Sequence[Point], path: Path) -> None:
+    """One row per budget."""
+    names = [one.name for one in points[0].alternatives]
+    rows = [
+        (format_size(p.mem_bytes, up=True), format_size(p.session_bytes), f"{p.error:.3g}",
+         "" if p.tokens_per_s is None else f"{p.tokens_per_s:.3g}",
+         *(f"{a.error:.3g}" if a.fits and a.error is not None else "-" for a in p.alternatives))
+        for p in points
+    ]  # fmt: skip
+    columns = (">--mem", ">session", ">error", ">tok/s", *(f">{name}" for name in names))
+    console.print(table("predicted error of the output, and of the alternatives", columns, rows))
+    console.print(f"{path}: open it in a browser", soft_wrap=True)
 
 
 def _alternatives(plan: Plan) -> Table:
