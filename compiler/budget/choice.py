@@ -34,6 +34,10 @@ class Choice:
     reason: str | None = None
     layout: Layout = "rows"  # order of i4 codes, by what the target's kernels read best
     adapter_type: AdapterType = "f16"  # of the residual adapter's two factors
+    # Predicted, once a plan is made: what it adds to the error of the model's output, and the
+    # microseconds of a token on the target; None where nothing predicts them.
+    error: float | None = dataclasses.field(default=None, compare=False)
+    us: float | None = dataclasses.field(default=None, compare=False)
 
     @property
     def sparse(self) -> bool:

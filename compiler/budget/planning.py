@@ -18,6 +18,7 @@ from slc.compiler.budget.encodings import (
     i4_layout,
 )
 from slc.compiler.budget.memory import MemoryPlan, Workload
+from slc.compiler.budget.menu_errors import choice_error
 from slc.compiler.budget.notes import plan_notes
 from slc.compiler.budget.options import (
     BudgetOptions,
@@ -123,14 +124,30 @@ def plan(
     memory = stage.predict(choices)
     if memory.total_bytes > stage.allowed:
         raise stage.error(choices, memory)
+    speed = stage.speed(choices)
     return Plan(
-        tuple(choices), memory, tuple(source.refusals), workload.context, workload.batch,
+        _predicted(stage, choices, menu, timed=speed is not None), memory,
+        tuple(source.refusals), workload.context, workload.batch,
         storage.values, storage.accuracy_level, options.mem_bytes, stage.allowed,
         plan_notes(source, target, asked, options, menu), allocation,
         None if best is None else best.error, None if best is None else best.bound,
-        stage.speed(choices),
+        speed,
         _compared(source, target, options, workload, menu) if compare else (),
     )  # fmt: skip
+
+
+def _predicted(
+    stage: Stage, choices: list[Choice], menu: Menu | None, *, timed: bool
+) -> tuple[Choice, ...]:
+    """The choices with their own part of the error and of the time."""
+    return tuple(
+        dataclasses.replace(
+            choice,
+            error=None if menu is None else choice_error(menu, choice),
+            us=stage.linear_us(linear, choice) if timed else None,
+        )
+        for linear, choice in zip(stage.linears, choices, strict=True)
+    )
 
 
 def _compared(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from slc.compiler.budget.best import Best, Chooser
 from slc.compiler.budget.candidates import Offer
 from slc.compiler.budget.choice import Choice
-from slc.compiler.budget.cost import cost_model, decode_cost, not_modelled
+from slc.compiler.budget.cost import CostModel, cost_model, decode_cost, not_modelled
 from slc.compiler.budget.cost_plan import CostPlan
 from slc.compiler.budget.encodings import INT8_LEVEL, Ceiling, SparseValues, Storage
 from slc.compiler.budget.memory import MemoryPlan, Workload, predict, workload_shapes
@@ -107,13 +107,9 @@ class Stage:
             self._options.extra_adapter_ranks, tied_heads(self._source.linears),
         )  # fmt: skip
 
-        def time_us(linear: Linear, choice: Choice) -> float:
-            return cost.linear_us(linear, choice, self.extra_ranks.get(linear.name, 0))
-
-        cost = cost_model(self._target)
         return Chooser(
             self.linears, offer.items(), lambda c: self.predict(c).total_bytes,
-            None if self._options.max_latency_ms is None else time_us,
+            None if self._options.max_latency_ms is None else self.linear_us,
         )  # fmt: skip
 
     def best(self, menu: Menu) -> Best:
@@ -132,6 +128,14 @@ class Stage:
         if memory.total_bytes > self.allowed or self._options.max_latency_ms is None:
             raise self.error(smallest, memory)
         raise self._too_slow(chooser)
+
+    def linear_us(self, linear: Linear, choice: Choice) -> float:
+        """Microseconds of a token that `linear` takes on the target, adapters included."""
+        return self._cost.linear_us(linear, choice, self.extra_ranks.get(linear.name, 0))
+
+    @cached_property
+    def _cost(self) -> CostModel:
+        return cost_model(self._target)
 
     def speed(self, choices: list[Choice]) -> CostPlan | None:
         """What a token takes; None where nobody can tell: of an encoder, say."""
