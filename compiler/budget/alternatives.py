@@ -19,7 +19,7 @@ from slc.compiler.structure.dense_codes import int8_group
 
 if TYPE_CHECKING:
     from slc.compiler.budget.stage import Stage
-    from slc.compiler.structure.menu import Menu
+    from slc.compiler.structure.menu import Prices
 
 GROUPS = (32, 64, 128)
 RANKS = (0, 4, 8, 16, 32)
@@ -49,7 +49,7 @@ class Alternative:
     choices: tuple[Choice, ...] = dataclasses.field(repr=False)
 
 
-def alternatives(stages: Sequence[Stage], menu: Menu | None) -> list[Alternative]:
+def alternatives(stages: Sequence[Stage], menu: Prices | None) -> list[Alternative]:
     """All four, in that order; one that does not fit at all is its smallest.
 
     Args:
@@ -80,11 +80,11 @@ def _least(kind: Sequence[Alternative]) -> Alternative:
     fitting = [one for one in kind if one.fits]
     if not fitting:
         return min(kind, key=lambda one: one.session_bytes)
-    return min(fitting, key=lambda one: (one.error or 0.0, -one.weight_bytes))
+    return min(fitting, key=lambda one: (one.error or 0.0, one.session_bytes))
 
 
 def _rated(
-    stage: Stage, menu: Menu | None, name: str, how: str, choices: list[Choice]
+    stage: Stage, menu: Prices | None, name: str, how: str, choices: list[Choice]
 ) -> Alternative:
     session = stage.predict(choices).total_bytes
     return Alternative(

@@ -24,7 +24,7 @@ from slc.compiler.linear import Linear
 
 if TYPE_CHECKING:
     from slc.compiler.frontends.source import Source
-    from slc.compiler.structure.menu import Menu, MenuOption
+    from slc.compiler.structure.menu import MenuOption, Prices
     from slc.targets import Target
 
 INT4_ORT = "1.17"  # MatMulNBits of 4 bits
@@ -60,7 +60,7 @@ class Offer:
     """Makes the items of one model for one target."""
 
     def __init__(
-        self, source: Source, target: Target, menu: Menu, storage: Storage,
+        self, source: Source, target: Target, menu: Prices, storage: Storage,
         extra_ranks: Mapping[str, int], tied: Mapping[str, str],
     ) -> None:  # fmt: skip
         """Keeps what all Linears share.

@@ -78,8 +78,8 @@ def page(points: Sequence[Point], *, model: str, device: str, unit: str, calibra
         f"<p>Predicted {escape(unit)} over what the session takes, at {len(points)} budgets; "
         "lower is better. Point at a mark for its figures.</p>\n"
         f"{_chart(points)}\n<div class='scroll'>{_table(points)}</div>\n"
-        f"<p class='note'>Errors were measured with {escape(calibration)}, one Linear at a time, "
-        "and are added up. Every point is <code>slc export --mem</code> of its budget.</p>\n"
+        f"<p class='note'>Errors: {escape(calibration)}, one Linear at a time, added up. "
+        "Every point is <code>slc export --mem</code> of its budget.</p>\n"
         "</body></html>\n"
     )
 

@@ -15,17 +15,17 @@ import numpy as np
 from slc.compiler.budget.choice import Choice
 
 if TYPE_CHECKING:
-    from slc.compiler.structure.menu import Menu, MenuLinear, MenuOption
+    from slc.compiler.structure.menu import MenuLinear, MenuOption, Prices
 
 _LEAST = 1e-300
 
 
-def predicted_error(menu: Menu, choices: Iterable[Choice]) -> float:
+def predicted_error(menu: Prices, choices: Iterable[Choice]) -> float:
     """Σ sensitivity · error over the choices; what the menu does not know counts as exact."""
     return sum(choice_error(menu, choice) for choice in choices)
 
 
-def choice_error(menu: Menu, choice: Choice) -> float:
+def choice_error(menu: Prices, choice: Choice) -> float:
     """What one Choice adds to the output error."""
     row = menu.linears.get(choice.linear)
     if row is None or choice.encoding == "dense" or choice.shared_with is not None:

@@ -10,13 +10,17 @@ from slc.compiler.budget.warnings import above_device
 
 if TYPE_CHECKING:
     from slc.compiler.frontends.source import Source
-    from slc.compiler.structure.menu import Menu
+    from slc.compiler.structure.menu import Prices
     from slc.targets import Target
 
 
 def plan_notes(
-    source: Source, target: Target, asked: BudgetOptions, options: BudgetOptions, menu: Menu | None
-) -> tuple[str, ...]:
+    source: Source,
+    target: Target,
+    asked: BudgetOptions,
+    options: BudgetOptions,
+    menu: Prices | None,
+) -> tuple[str, ...]:  # fmt: skip
     """The notes of a plan.
 
     Args:
@@ -28,7 +32,7 @@ def plan_notes(
     """
     notes = []
     if menu is not None:
-        notes.append(f"errors were measured with {menu.calibration}")
+        notes.append(f"predicted errors: {menu.calibration}")
     elif asked.values == "auto" and options.values != "auto":
         notes.append(f"--values auto: {options.values}, which the checkpoint was rounded for")
     elif asked.values == "auto":

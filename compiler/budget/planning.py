@@ -29,12 +29,13 @@ from slc.compiler.budget.options import (
     chosen_level,
 )
 from slc.compiler.budget.stage import Stage
+from slc.compiler.budget.typical import typical_menu
 from slc.compiler.errors import RequestError
 from slc.compiler.linear import Refusal
 
 if TYPE_CHECKING:
     from slc.compiler.frontends.source import Source
-    from slc.compiler.structure.menu import Menu
+    from slc.compiler.structure.menu import Prices
     from slc.targets import Target
 
 _VALUES: dict[str, SparseValues] = {"i8": "i8", "i4": "i4"}  # "auto" and "dense" are f16
@@ -80,19 +81,20 @@ class Plan:
 
 
 def plan(
-    source: Source, target: Target, options: BudgetOptions, menu: Menu | None = None,
+    source: Source, target: Target, options: BudgetOptions, menu: Prices | None = None,
     *, compare: bool = False,
 ) -> Plan:  # fmt: skip
     """Chooses the encoding, density and rank of every Linear.
 
-    By hand when density or rank are given; by `--mem` as the errors of `menu` say, or at one ratio
-    for all where there is none; else at density 0.5 and rank 32, or at all that a checkpoint holds.
+    By hand when density or rank are given; by `--mem` for the least error, or at one ratio where
+    that or a value type is asked for; else at density 0.5 and rank 32, or at all that a checkpoint
+    holds.
 
     Args:
       source: the model.
       target: the device.
       options: of the budget.
-      menu: of the checkpoint that will be exported.
+      menu: of the checkpoint that will be exported; None takes typical errors.
       compare: also reckon the alternatives.
 
     Raises:
@@ -100,8 +102,10 @@ def plan(
       BudgetError: nothing fits, or what was asked for by hand does not; carries the smallest.
     """
     check_options(options)
-    allocation = chosen_allocation(options, menu)
+    allocation = chosen_allocation(options)
     asked = options
+    if menu is None and allocation == "best":
+        menu = typical_menu(source)
     if allocation != "best":
         menu, options = None, _with_stored_values(source, options)
         check_level(options)
@@ -137,7 +141,7 @@ def plan(
 
 
 def _predicted(
-    stage: Stage, choices: list[Choice], menu: Menu | None, *, timed: bool
+    stage: Stage, choices: list[Choice], menu: Prices | None, *, timed: bool
 ) -> tuple[Choice, ...]:
     """The choices with their own part of the error and of the time."""
     return tuple(
@@ -151,7 +155,7 @@ def _predicted(
 
 
 def _compared(
-    source: Source, target: Target, options: BudgetOptions, workload: Workload, menu: Menu | None
+    source: Source, target: Target, options: BudgetOptions, workload: Workload, menu: Prices | None
 ) -> tuple[Alternative, ...]:
     """The alternatives, S in every value type and adapters in int8: each at its best."""
     types: tuple[SparseValues, ...] = ("f16", "i8", "i4")
@@ -163,33 +167,34 @@ def _compared(
     return tuple(alternatives(stages, menu))
 
 
-def chosen_allocation(options: BudgetOptions, menu: Menu | None) -> str:
+def chosen_allocation(options: BudgetOptions) -> str:
     """How the Choices are found: "dense", "hand", "uniform", "hpa" or "best".
 
     Raises:
-      RequestError: the best is asked for and there is no menu to find it by.
+      RequestError: time is bounded where nothing is left to choose by it.
     """
-    if options.values == "dense":
-        return "dense"
-    if options.max_latency_ms is not None and (menu is None or options.allocation != "auto"):
-        raise RequestError(
-            f"--max-latency: got {options.max_latency_ms} without measured errors, wanted "
-            "--calibrate FILE or a checkpoint that was made with it, and no --allocation: what is "
-            "quick enough is chosen by them"
-        )
     by_hand = options.density is not None or options.rank is not None
-    if by_hand or options.mem_bytes is None:
-        return "hand"
-    if options.gamma is not None or options.allocation == "hpa":
-        return "hpa"
-    if options.allocation == "best" and menu is None:
+    if options.values == "dense":
+        found = "dense"
+    elif by_hand or options.mem_bytes is None:
+        found = "hand"
+    elif options.gamma is not None or options.allocation == "hpa":
+        found = "hpa"
+    elif options.allocation == "uniform" or options.values != "auto":
+        found = "uniform"
+    else:
+        found = "best"
+    if options.max_latency_ms is not None and found != "best":
         raise RequestError(
-            "--allocation best: got a model whose errors were not measured, wanted --calibrate "
-            "FILE with a few hundred lines like those the model will see"
+            f"--max-latency: got {options.max_latency_ms} where the choices are made by {found}, "
+            "wanted --mem alone: what is quick enough is chosen with what fits"
         )
-    if options.allocation == "uniform" or menu is None or options.values != "auto":
-        return "uniform"
-    return "best"
+    if options.allocation == "best" and found != "best":
+        raise RequestError(
+            f"--allocation best: got choices made by {found}, wanted --mem alone, without "
+            "--density, --rank, --values and --gamma"
+        )
+    return found
 
 
 def _with_stored_values(source: Source, options: BudgetOptions) -> BudgetOptions:

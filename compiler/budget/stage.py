@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from slc.compiler.frontends.source import Source
-    from slc.compiler.structure.menu import Menu
+    from slc.compiler.structure.menu import Prices
     from slc.targets import Target
 
 INT8_HEAD_ORT = "1.23"  # MatMulNBits of 8 bits runs there and is refused by 1.19.2
@@ -98,7 +98,7 @@ class Stage:
             encoder=self._encoder,
         )
 
-    def chooser(self, menu: Menu) -> Chooser:
+    def chooser(self, menu: Prices) -> Chooser:
         """Of the best Choices by the errors of `menu`, for any budget."""
         level = self._options.accuracy_level or INT8_LEVEL
         offer = Offer(
@@ -112,7 +112,7 @@ class Stage:
             None if self._options.max_latency_ms is None else self.linear_us,
         )  # fmt: skip
 
-    def best(self, menu: Menu) -> Best:
+    def best(self, menu: Prices) -> Best:
         """The best Choices by the errors of `menu`.
 
         Raises:

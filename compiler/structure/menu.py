@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -68,12 +69,24 @@ class MenuLinear:
     file: str
 
 
+class Prices(Protocol):
+    """What choosing needs of a menu: errors, measured or typical (budget/typical.py)."""
+
+    @property
+    def calibration(self) -> str:
+        """Where the errors are from, for people."""
+
+    @property
+    def linears(self) -> Mapping[str, MenuLinear]:
+        """The options by Linear name."""
+
+
 class Menu:
     """A menu on disk.
 
     Attributes:
       path: the folder.
-      calibration: where the statistics came from, for people.
+      calibration: where the errors are from, for people.
       linears: by name.
     """
 
@@ -89,7 +102,7 @@ class Menu:
             document = json.loads(file.read_text(encoding="utf-8"))
             if document["version"] != VERSION:
                 raise ValueError(f"version {document['version']}, where this slc reads {VERSION}")
-            self.calibration = str(document["calibration"])
+            self.calibration = f"measured with {document['calibration']}"
             self.linears = {
                 str(name): MenuLinear(
                     tuple(MenuOption(**option) for option in row["options"]),

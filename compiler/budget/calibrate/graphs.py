@@ -119,6 +119,8 @@ def _repeat(
     copies = cold_bytes // max(1, sum(array.nbytes for array in weights))
     for i in range(min(COPIES_MAX, max(COPIES_MIN, copies))):
         names = [f"w{i}_{j}" for j in range(len(weights))]
+        if domain != DOMAIN:  # onnxruntime packs equal weights once, and would find them cached
+            weights[0].flat[0] = i
         nodes.append(helper.make_node(op_type, [*inputs, *names], [f"y{i}"], name=f"node{i}",
                                       domain=domain, **attributes))  # fmt: skip
         constants += [numpy_helper.from_array(w, n) for n, w in zip(names, weights, strict=True)]

@@ -1,0 +1,113 @@
+"""Errors for a model that was not measured: those of Gaussian weights and white inputs.
+
+Then an error is a part of the weight's squared norm, and every Linear counts alike. What rounding
+loses is a twelfth of the squared step, the step what takes the expected largest of a group to the
+last level; what a magnitude mask loses is the part of the norm that lies below its threshold, less
+r / min(N, K) for a residual adapter of rank r (SALR's bound, arXiv 2601.16991). Of a checkpoint the
+slices' own errors are known (CHECKPOINT.md) and taken instead.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.special import ndtri
+
+from slc.compiler.encoding import SparseValues
+from slc.compiler.linear import Linear
+from slc.compiler.structure.dense_codes import int8_group
+from slc.compiler.structure.menu import INT4_GROUPS, MenuLinear, MenuOption, dense_option
+
+if TYPE_CHECKING:
+    from slc.compiler.frontends.source import Source
+    from slc.compiler.structure.checkpoint import StructuredCheckpoint
+    from slc.compiler.structure.records import Entry
+
+DENSITIES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+PARTS = (1.0, 0.85, 0.7, 0.55, 0.4, 0.25, 0.1, 0.0)  # of what a checkpoint holds
+_LEVELS = {"i8": 127, "i4": 8}
+_GROUP = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class TypicalMenu:
+    """What `Menu` is to a measured model; it has no codes, so that export rounds to the nearest.
+
+    Attributes:
+      linears: by name.
+      calibration: for the plan's note.
+    """
+
+    linears: dict[str, MenuLinear]
+    calibration: str = (
+        "typical ones, of Gaussian weights with every Linear counting alike; --calibrate FILE "
+        "measures this model's own"
+    )
+
+
+def typical_menu(source: Source) -> TypicalMenu:
+    """The options of every Linear, tied heads left out, with their typical errors."""
+    tables = {li.weight for li in source.linears if li.kind == "embedding"}
+    return TypicalMenu(
+        {
+            linear.name: MenuLinear(tuple(_options(source, linear)), 1.0, "")
+            for linear in source.linears
+            if linear.kind == "embedding" or linear.weight not in tables
+        }
+    )
+
+
+def rounding_error(levels: int, group: int) -> float:
+    """Part of the squared norm that rounding to ±levels loses, a scale for `group` values."""
+    largest = float(ndtri(1 - 0.5 / (group + 1)))  # about the median of max |x| of a group
+    return (largest / levels) ** 2 / 12
+
+
+def masking_error(density: float) -> float:
+    """Part of the squared norm below the threshold that keeps `density` of the values."""
+    if density <= 0:
+        return 1.0
+    if density >= 1:
+        return 0.0
+    threshold = -float(ndtri(density / 2))
+    height = math.exp(-(threshold**2) / 2) / math.sqrt(2 * math.pi)
+    return 1 - density - 2 * threshold * height
+
+
+def _options(source: Source, linear: Linear) -> Iterator[MenuOption]:
+    group = int8_group(linear.K)
+    yield dense_option("int8", rounding_error(_LEVELS["i8"], group), linear.numel, group)
+    for group in INT4_GROUPS:
+        yield dense_option("int4", rounding_error(_LEVELS["i4"], group), linear.numel, group)
+    checkpoint = source.checkpoint
+    if checkpoint is not None and linear.name in checkpoint.names:
+        yield from _held(checkpoint, checkpoint.entry(linear.name))
+    elif checkpoint is None and linear.kind == "linear":
+        for density in DENSITIES:
+            lost = masking_error(density)
+            yield from _rounded(linear, round(density * linear.numel), 0, lost, _GROUP)
+
+
+def _held(checkpoint: StructuredCheckpoint, entry: Entry) -> Iterator[MenuOption]:
+    """Slices of what a checkpoint holds."""
+    whole = max(entry.scaled.weight, float(np.finfo(np.float32).tiny))
+    for rank in sorted({round(part * entry.rank) for part in PARTS}):
+        for nnz in sorted({round(part * entry.nnz) for part in PARTS}):
+            lost = checkpoint.error(entry.name, nnz, rank) / whole
+            yield from _rounded(entry.linear, nnz, rank, max(0.0, lost), entry.group or _GROUP)
+
+
+def _rounded(linear: Linear, nnz: int, rank: int, lost: float, group: int) -> Iterator[MenuOption]:
+    """The value types of one slice: what its own values lose is added."""
+    types: tuple[SparseValues, ...] = ("f16", "i8", "i4")
+    for value_type in types:
+        own = 0.0
+        if value_type in _LEVELS:
+            own = rounding_error(_LEVELS[value_type], group) * max(0.0, 1 - lost)
+        yield MenuOption(
+            "bitmap", value_type, lost + own, nnz, rank, group, adapter_type="i8" if rank else "f16"
+        )
