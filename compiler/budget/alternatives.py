@@ -64,7 +64,17 @@ def alternatives(stages: Sequence[Stage], menu: Prices | None) -> list[Alternati
     hpa = [
         _rated(one, menu, "hpa", f"SALAAD's allocation, {one.values}", one.hpa()) for one in stages
     ]
-    int8 = _rated(stage, menu, "dense_int8", "every weight in 8 bits", _dense(stage, "int8", 0, 0))
+    return [_least(uniform), _least(hpa), dense_int8(stage, menu), dense_int4(stage, menu)]
+
+
+def dense_int8(stage: Stage, menu: Prices | None) -> Alternative:
+    """Every Linear in 8 bits, fitting or not."""
+    choices = _dense(stage, "int8", 0, 0)
+    return _rated(stage, menu, "dense_int8", "every weight in 8 bits", choices)
+
+
+def dense_int4(stage: Stage, menu: Prices | None) -> Alternative:
+    """Every Linear in 4 bits, with the group and correction of least error that fits."""
     int4 = [
         _rated(
             stage, menu, "dense_int4", _described(group, rank), _dense(stage, "int4", group, rank)
@@ -72,7 +82,7 @@ def alternatives(stages: Sequence[Stage], menu: Prices | None) -> list[Alternati
         for group in GROUPS
         for rank in (RANKS if menu is not None else (0,))
     ]
-    return [_least(uniform), _least(hpa), int8, _least(int4)]
+    return _least(int4)
 
 
 def _least(kind: Sequence[Alternative]) -> Alternative:

@@ -21,7 +21,8 @@ DEFAULT_RANK = 32
 CONTEXT_MAX_DEFAULT = 2048  # a longer one has to be asked for: its cache may outweigh the model
 CONTEXT_UNSTATED = 512  # for graphs that state no limit
 GROUP_MAX = 1 << 20  # columns; no matrix is wider
-ALLOCATIONS = ("auto", "best", "uniform", "hpa")
+DENSE_ALLOCATIONS = ("dense_int8", "dense_int4")
+ALLOCATIONS = ("auto", "best", "uniform", "hpa", *DENSE_ALLOCATIONS)
 VALUES = ("auto", "f16", "i8", "i4", "dense")
 INTEGER_VALUES = ("i8", "i4")
 ADAPTER_VALUES: tuple[AdapterType, ...] = ("f16", "i8")
@@ -46,7 +47,8 @@ class BudgetOptions:
       gamma: with a budget, the part of what is removed that the adapters give and S need not
         (SALAAD's allocation); None shrinks both by one ratio.
       allocation: with a budget, how it is divided: "best" by the errors of a menu, "uniform" by one
-        ratio for all, "hpa" as `gamma` says; "auto" is the best that there is.
+        ratio for all, "hpa" as `gamma` says, "dense_int8" and "dense_int4" every Linear alike;
+        "auto" is the best.
       max_latency_ms: what a decoder may take for a token at half of the context, predicted.
       adapter_values: "f16" or "i8", of every residual adapter; task adapters are f16.
     """

@@ -6,7 +6,12 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING, Any
 
-from slc.compiler.budget.alternatives import Alternative, alternatives
+from slc.compiler.budget.alternatives import (
+    Alternative,
+    alternatives,
+    dense_int4,
+    dense_int8,
+)
 from slc.compiler.budget.choice import Choice
 from slc.compiler.budget.cost_plan import CostPlan
 from slc.compiler.budget.encodings import (
@@ -21,6 +26,7 @@ from slc.compiler.budget.memory import MemoryPlan, Workload
 from slc.compiler.budget.menu_errors import choice_error
 from slc.compiler.budget.notes import plan_notes
 from slc.compiler.budget.options import (
+    DENSE_ALLOCATIONS,
     BudgetOptions,
     check_level,
     check_options,
@@ -104,8 +110,8 @@ def plan(
     check_options(options)
     allocation = chosen_allocation(options)
     asked = options
-    if menu is None and allocation == "best":
-        menu = typical_menu(source)
+    priced = typical_menu(source) if menu is None else menu
+    menu = priced if allocation == "best" else None
     if allocation != "best":
         menu, options = None, _with_stored_values(source, options)
         check_level(options)
@@ -121,6 +127,9 @@ def plan(
     if menu is not None:
         best = stage.best(menu)
         choices = list(best.choices)
+    elif allocation in DENSE_ALLOCATIONS:
+        rate = dense_int8 if allocation == "dense_int8" else dense_int4
+        choices = list(rate(stage, priced).choices)
     elif allocation == "dense":
         choices = [dense_choice(li, "--values dense asked for it") for li in source.linears]
     else:
@@ -136,7 +145,7 @@ def plan(
         plan_notes(source, target, asked, options, menu), allocation,
         None if best is None else best.error, None if best is None else best.bound,
         speed,
-        _compared(source, target, options, workload, menu) if compare else (),
+        _compared(source, target, options, workload, priced) if compare else (),
     )  # fmt: skip
 
 
@@ -155,7 +164,7 @@ def _predicted(
 
 
 def _compared(
-    source: Source, target: Target, options: BudgetOptions, workload: Workload, menu: Prices | None
+    source: Source, target: Target, options: BudgetOptions, workload: Workload, menu: Prices
 ) -> tuple[Alternative, ...]:
     """The alternatives, S in every value type and adapters in int8: each at its best."""
     types: tuple[SparseValues, ...] = ("f16", "i8", "i4")
@@ -178,6 +187,8 @@ def chosen_allocation(options: BudgetOptions) -> str:
         found = "dense"
     elif by_hand or options.mem_bytes is None:
         found = "hand"
+    elif options.allocation in DENSE_ALLOCATIONS:
+        found = options.allocation
     elif options.gamma is not None or options.allocation == "hpa":
         found = "hpa"
     elif options.allocation == "uniform" or options.values != "auto":

@@ -46,8 +46,8 @@ Gamma = Annotated[
 Allocation = Annotated[
     str,
     typer.Option(
-        help="With --mem: best (by measured errors; wants --calibrate or a checkpoint that was "
-        "made with it), uniform (one ratio for all) or hpa (SALAAD's); auto is the best there is."
+        help="With --mem: best (least predicted error; --calibrate measures it), uniform (one "
+        "ratio), hpa (SALAAD's), dense_int8 or dense_int4 (every Linear alike); auto is best."
     ),
 ]
 MaxLatency = Annotated[

@@ -75,7 +75,7 @@ class Effort:
     turns: tuple[Turn, ...] = TURNS
     seconds: float = 3.0
     decoders: tuple[decoder.Shape, ...] = decoder.SHAPES
-    rounds: int = 4
+    rounds: int = 8
     cold_bytes: int | None = None
 
 
