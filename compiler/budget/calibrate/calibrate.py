@@ -101,7 +101,9 @@ def calibrate(effort: Effort | None = None, progress: Progress | None = None) ->
     for samples in found.values():
         figures |= fit(samples, machine)
     if has_genai:
-        beside = _decoder_samples(effort, lambda i: say(i, total, "timing whole tokens"))
+        beside = _decoder_samples(
+            effort, host.cores, lambda i: say(i, total, "timing whole tokens")
+        )
         figures |= fit(beside, machine)
     sources = {**host.sources, "kernels": _source(has_genai)}
     return dataclasses.replace(host, kernels=figures, sources=sources)
@@ -116,10 +118,10 @@ def _source(has_genai: bool) -> str:
     )
 
 
-def _decoder_samples(effort: Effort, done: Callable[[int], None]) -> list[Sample]:
+def _decoder_samples(effort: Effort, threads: int, done: Callable[[int], None]) -> list[Sample]:
     kept, rounds = [], len(effort.turns)
     with tempfile.TemporaryDirectory(prefix="slc-calibrate-") as folder:
-        for sample in decoder.samples(Path(folder), effort.decoders, effort.rounds):
+        for sample in decoder.samples(Path(folder), effort.decoders, effort.rounds, threads):
             if sample is None:
                 rounds += 1
                 done(rounds)

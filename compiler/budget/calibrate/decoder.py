@@ -73,19 +73,22 @@ SHAPES = (
 )
 
 
-def samples(folder: Path, shapes: tuple[Shape, ...], rounds: int) -> Iterator[Sample | None]:
+def samples(
+    folder: Path, shapes: tuple[Shape, ...], rounds: int, threads: int
+) -> Iterator[Sample | None]:
     """A sample for each of `shapes`, and None after every round but the last: for a progress bar.
 
     Args:
       folder: where the models may be written.
       shapes: to time, in turns.
       rounds: of NEW_TOKENS tokens each.
+      threads: of onnxruntime; left alone, its genai takes half as many as there are cores.
     """
     import onnxruntime_genai as og
 
     models = []
     for i, shape in enumerate(shapes):
-        _write(folder / str(i), shape)
+        _write(folder / str(i), shape, threads)
         models.append(og.Model(str(folder / str(i))))
     times: list[list[float]] = [[] for _ in shapes]
     for turn in range(rounds):
@@ -112,13 +115,13 @@ def _token_us(og: Any, model: Any, shape: Shape) -> list[float]:
     return times
 
 
-def _write(folder: Path, shape: Shape) -> None:
+def _write(folder: Path, shape: Shape, threads: int) -> None:
     folder.mkdir(parents=True)
     save(_model(shape), str(folder / "model.onnx"))
     layer_names = {"past_key_names": "past.%d.key", "past_value_names": "past.%d.value"}
     present = {"present_key_names": "present.%d.key", "present_value_names": "present.%d.value"}
     decoder = {
-        "session_options": {"log_id": "slc", "provider_options": []},
+        "session_options": {"intra_op_num_threads": threads, "provider_options": []},
         "filename": "model.onnx",
         "head_size": HEAD_SIZE,
         "hidden_size": shape.width,
