@@ -102,7 +102,7 @@ def test_a_budget_buys_more_with_int8_adapters(model: Path) -> None:
     mem = least + 200_000
     ranks, values = {}, {}
     for kind in ("f16", "i8"):
-        made = plan(model, mem=mem, context=8, adapter_values=kind)[0]
+        made = plan(model, mem=mem, context=8, adapter_values=kind, allocation="uniform")[0]
         assert made.memory.total_bytes <= mem
         ranks[kind] = sum(c.rank for c in made.choices)
         values[kind] = sum(c.nnz for c in made.choices)

@@ -5,7 +5,8 @@
 mine.toml is what `slc devices --calibrate` printed on this machine, before any of the artifacts was
 made. The model has random weights (hidden 768, 12 layers, 12 heads, 4 kv heads, vocabulary 16384).
 Every mix is predicted, exported and then run by onnxruntime-genai beside all others, in turns, as
-bench_decode.py does; "int4" is the model of onnxruntime-genai's own builder. The error is that of
+bench_decode.py does, on as many threads as the profile has cores (onnxruntime-genai by itself takes
+half of them); "builder int4" is the model of onnxruntime-genai's own builder. The error is that of
 the predicted microseconds per token against the median's.
 """
 
@@ -43,10 +44,10 @@ SHAPE = {
 }  # fmt: skip
 MIXES: dict[str, dict[str, Any]] = {
     "dense": {"values": "dense"},
-    "f16 .5 r16": {"values": "f16", "density": 0.5, "rank": 16},
-    "f16 .1 r64": {"values": "f16", "density": 0.1, "rank": 64},
-    "i8 .4 r32": {"values": "i8", "density": 0.4, "rank": 32},
-    "i4 .6 r0": {"values": "i4", "density": 0.6, "rank": 0},
+    "f16 .4 r24": {"values": "f16", "density": 0.4, "rank": 24},
+    "f16 .08 r48": {"values": "f16", "density": 0.08, "rank": 48},
+    "i8 .5 r16 i8": {"values": "i8", "density": 0.5, "rank": 16, "adapter_values": "i8"},
+    "i4 .5 r32": {"values": "i4", "density": 0.5, "rank": 32},
 }
 BUILDER = "builder int4"
 BUILDER_GROUP = 32
@@ -70,13 +71,15 @@ def main() -> None:
             flags = [text for key, value in shape.items() for text in (f"--{key}", str(value))]
             run("-m", "examples.llm_generate.make_llama", str(model), *flags)
         predicted = predictions(model, target, folder)
-        engines = [artifact(name, model, folder, arguments.device) for name in predicted]
+        engines = [
+            artifact(name, model, folder, arguments.device, target.cores) for name in predicted
+        ]
         measure(engines, arguments.rounds, shape["vocabulary"])
     rows = [row(engine, predicted[engine.name]) for engine in engines]
     print_rows(rows)
     if arguments.json:
         document = {
-            "machine": describe(threads="as onnxruntime-genai chooses"),
+            "machine": describe(threads=target.cores),
             "model": shape,
             "context": CONTEXT // 2,
             "bandwidth_bytes_per_s": target.bandwidth_bytes_per_s,
@@ -117,14 +120,18 @@ def builder_choices(source: Source) -> list[Choice]:
     ]
 
 
-def artifact(name: str, model: Path, folder: Path, device: str) -> Engine:
-    """The folder of a mix, made unless it is there."""
+def artifact(name: str, model: Path, folder: Path, device: str, threads: int) -> Engine:
+    """The folder of a mix, made unless it is there, and told to run on so many threads."""
     out = folder / name.replace(" ", "-").replace(".", "")
     if not out.exists() and name == BUILDER:
         run("-m", "onnxruntime_genai.models.builder", "-i", str(model), "-p", "int4", "-e", "cpu",
             "-o", str(out))  # fmt: skip
     elif not out.exists():
         export(model, out, device=device, **MIXES[name])
+    path = out / "genai_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["model"]["decoder"]["session_options"]["intra_op_num_threads"] = threads
+    path.write_text(json.dumps(config), encoding="utf-8")
     return Engine(name, "genai", out)
 
 
