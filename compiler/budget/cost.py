@@ -3,7 +3,9 @@
     a call = us_per_call + max(bytes / bandwidth, instructions / cores)
 
 where instructions are the kernel's figures (`targets/kernel_figures.py`) times what it walks. One
-row of X: decoding at batch 1. Every weight is reckoned to come from memory.
+row of X: decoding at batch 1. Every weight is reckoned to come from memory, and onnxruntime to run
+on all of the target's cores. onnxruntime-genai takes half of them by itself: it needs
+`intra_op_num_threads` in genai_config.json to reach what is predicted.
 """
 
 from __future__ import annotations

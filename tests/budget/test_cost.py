@@ -223,15 +223,15 @@ def test_a_profile_in_a_file_is_checked_too(tmp_path: Path) -> None:
     path.write_text('inherits = "x86-64-avx2"\n[kernels.int4]\nus_per_cal = 1\n')
     with pytest.raises(TargetError, match=r"int4\.us_per_cal; did you mean us_per_call"):
         load(path)
-    path.write_text('inherits = "x86-64-avx2"\n[kernels.int4]\nus_per_call = 77\n')
+    path.write_text('inherits = "x86-64-avx2"\n[kernels.int4]\nus_per_call = 777\n')
     mine = load(path)
     choice = Choice("big", "int4", "i4", group=32, accuracy_level=4)
-    assert linear_us(BIG, choice, mine) > linear_us(BIG, choice, load("x86-64-avx2")) + 50
+    assert linear_us(BIG, choice, mine) > linear_us(BIG, choice, load("x86-64-avx2")) + 500
     (tmp_path / "child.toml").write_text(
         'inherits = "./mine.toml"\ncores = 4\n[kernels.int8]\nus_per_call = 88\n'
     )
     child = load(tmp_path / "child.toml")
-    assert child.kernels == {"int4": {"us_per_call": 77}, "int8": {"us_per_call": 88}}
+    assert child.kernels == {"int4": {"us_per_call": 777}, "int8": {"us_per_call": 88}}
     assert child.sources["kernels"] == "given in child.toml"
     other = Choice("big", "int8", "i8", group=32, accuracy_level=4)
     assert linear_us(BIG, other, mine) == linear_us(BIG, other, load("x86-64-avx2"))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 CACHE_BYTES_UNKNOWN = 32 << 20
 COLD_CACHES = 2  # a graph's weights are so many times the last cache
-SMALL_POSITIONS = 1 << 18  # up to which int8 at level 1 is timed: it is a hundred times as slow
+SMALL_POSITIONS = 1 << 20  # up to which int8 at level 1 is timed: it is a hundred times as slow
 DELTA_SHARE = 0.12  # of the density of a bitmap: delta is for the sparsest
 
 
