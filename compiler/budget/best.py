@@ -52,6 +52,15 @@ class _Table:
         return [item.candidates[j] for item, j in zip(self.items, picked, strict=True)]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """A choice that fits, the candidates it is from and the bytes that it was given."""
+
+    best: Best
+    offered: _Table
+    size: int
+
+
 class Chooser:
     """Solves one model's budgets, tightest or widest first: what is shared is reckoned once."""
 
@@ -94,35 +103,47 @@ class Chooser:
           allowed: for the whole session.
           max_us: for the Linears together, where `time_us` was given.
         """
-        found: list[Best] = []
+        found: list[_Found] = []
         for offered in self._modes:
             for one in self._within(offered, allowed, max_us):
-                if found and one.bound >= min(other.error for other in found):
+                if found and one.best.bound >= min(other.best.error for other in found):
                     break  # nothing in this mode is better
                 found.append(one)
         if not found:
             return None
-        best = min(found, key=lambda one: (one.error, one.session_bytes))
+        nearest = min(found, key=lambda one: (one.best.error, one.best.session_bytes))
+        best = self._exact(nearest, allowed, max_us)
         # The first mode offers everything, and its first solution spent what the smallest choice
         # leaves: none has more for the weights.
-        return dataclasses.replace(best, bound=min(best.error, found[0].bound))
+        return dataclasses.replace(best, bound=min(best.error, found[0].best.bound))
+
+    def _exact(self, found: _Found, allowed: int, max_us: float) -> Best:
+        """The best choice for the bytes that `found` left to the weights, if that fits as well."""
+        solution = solve(found.offered.options, found.size, max_us)
+        if solution is None or solution.error >= found.best.error:
+            return found.best
+        chosen = found.offered.chosen(solution.chosen)
+        total = self._total(chosen)
+        if total > allowed:
+            return found.best
+        return Best(tuple(self._choices(chosen)), solution.error, found.best.bound, total)
 
     def quickest(self, allowed: int) -> Best | None:
         """The least time of the Linears within the bytes; None where nothing fits."""
         found = [
-            one
+            one.best
             for offered in self._modes
             for one in self._within(_Table(offered.items, _timed(offered.options)), allowed, np.inf)
         ]
         return min(found, key=lambda one: one.error, default=None)
 
-    def _within(self, offered: _Table, allowed: int, max_us: float) -> Iterator[Best]:
+    def _within(self, offered: _Table, allowed: int, max_us: float) -> Iterator[_Found]:
         """Solutions that fit, the weights' budget closed in on from what the last one left."""
         chosen = smallest(offered.items)
         size = allowed - self._beside(chosen)
         low, high, bound = 0, allowed + 1, np.inf
         for _ in range(_ROUNDS):
-            solution = solve(offered.options, size, max_us)
+            solution = solve(offered.options, size, max_us, exact=False)
             if solution is None:
                 return
             bound = min(bound, solution.bound)
@@ -130,7 +151,7 @@ class Chooser:
             total = self._total(chosen)
             if total <= allowed:
                 choices = tuple(self._choices(chosen))
-                yield Best(choices, solution.error, bound, total)
+                yield _Found(Best(choices, solution.error, bound, total), offered, size)
                 low = size
             else:
                 high = size

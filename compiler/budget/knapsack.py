@@ -116,13 +116,17 @@ class Table:
         return chosen
 
 
-def solve(items: Sequence[Options], max_bytes: int, max_time: float = np.inf) -> Solution | None:
+def solve(
+    items: Sequence[Options], max_bytes: int, max_time: float = np.inf, *, exact: bool = True
+) -> Solution | None:
     """The best choice that is found, with a bound on any.
 
     Args:
       items: each with at least one option.
       max_bytes: B.
       max_time: T; infinity where time does not matter.
+      exact: close what gap is left by branch and bound, where the table is small enough; without
+        it a choice is found as long as bytes are the only budget.
 
     Returns:
       None where no choice is known that is within both budgets: for a single budget there is none.
@@ -136,7 +140,7 @@ def solve(items: Sequence[Options], max_bytes: int, max_time: float = np.inf) ->
     repaired = (_repaired(table, start, budget) for start in starts)
     found = [chosen for chosen in repaired if chosen is not None]
     best = min(found, key=lambda chosen: table.totals(chosen)[0], default=None)
-    if best is None or _gap(table.totals(best)[0], bound) > GAP:
+    if best is None or (exact and _gap(table.totals(best)[0], bound) > GAP):
         best, bound = _exact(table, budget, best, bound)
     if best is None:
         return None

@@ -66,8 +66,8 @@ def typical_menu(source: Source) -> TypicalMenu:
 def rounding_error(levels: int, group: int) -> float:
     """Part of the squared norm that rounding to ±levels loses, a scale for `group` values.
 
-    E[max x²] of `group` standard normal values is ∫ 2t·(1 − P(|x| ≤ t)^group) dt; the largest itself
-    lies on its level.
+    E[max x²] of `group` standard normal values is ∫ 2t·(1 − P(|x| ≤ t)^group) dt; the largest
+    itself lies on its level.
     """
     t = np.linspace(0, 12, 4001)
     inside = 2 * ndtr(t) - 1
