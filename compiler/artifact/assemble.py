@@ -60,8 +60,9 @@ def assemble(
     if source.genai_config is not None:
         ours = any(node.domain == DOMAIN for node in source.graph.graph)
         config = patch_genai_config(
-            source.genai_config, context=plan.context, library_name=LIBRARY_FILE if ours else None
-        )
+            source.genai_config, context=plan.context,
+            library_name=LIBRARY_FILE if ours else None, threads=target.cores,
+        )  # fmt: skip
         (folder / "genai_config.json").write_text(json.dumps(config, indent=4) + "\n")
     for index, adapter in enumerate(slotted):
         (folder / ADAPTERS_FOLDER).mkdir(exist_ok=True)
