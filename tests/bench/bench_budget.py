@@ -13,12 +13,15 @@ from __future__ import annotations
 import argparse
 import importlib.resources
 import json
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import slc.ops
 from examples.docstrings import split
