@@ -99,8 +99,8 @@ def _rated(
     session = stage.predict(choices).total_bytes
     return Alternative(
         name, how, session, sum(c.weight_bytes for c in choices),
-        None if menu is None else predicted_error(menu, choices), session <= stage.allowed,
-        tuple(choices),
+        None if menu is None else predicted_error(menu, choices, stage.structured),
+        session <= stage.allowed, tuple(choices),
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from slc.compiler.budget.encodings import (
     sparse_choice,
 )
 from slc.compiler.budget.memory import resident_bytes
+from slc.compiler.budget.menu_errors import choice_error
 from slc.compiler.linear import Linear
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Offer:
         self._source, self._menu, self._storage = source, menu, storage
         self._extra, self._tied = extra_ranks, tied
         self._target = target
+        self._structured = structured_names(source)
 
     def items(self) -> list[Item]:
         """Of all Linears, in graph order."""
@@ -99,7 +101,8 @@ class Offer:
         exact = dense_choice(linear, "there is room for it")
         exact = dataclasses.replace(exact, weight_bytes=exact.weight_bytes + extra)
         candidates = [self._candidate(linears, choice, error) for choice, error in options]
-        candidates.append(self._candidate(linears, exact, 0.0))
+        lost = 0.0 if row is None else choice_error(self._menu, exact, self._structured)
+        candidates.append(self._candidate(linears, exact, lost))
         return Item(linears, tuple(candidates))
 
     def _candidate(self, linears: tuple[Linear, ...], choice: Choice, error: float) -> Candidate:
@@ -148,6 +151,11 @@ class Offer:
             runs_nbits(self._target, self._source.graph, one, option.encoding, option.group)
             for one in readers
         )
+
+
+def structured_names(source: Source) -> frozenset[str]:
+    """Linears whose weight the source has only as S + B·A."""
+    return frozenset(source.checkpoint.names if source.checkpoint is not None else ())
 
 
 def runs_nbits(target: Target, graph: ir.Model, linear: Linear, encoding: str, group: int) -> bool:

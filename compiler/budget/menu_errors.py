@@ -7,7 +7,7 @@ the number of values and then in the rank: a slice loses more and more quickly.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,19 +20,35 @@ if TYPE_CHECKING:
 _LEAST = 1e-300
 
 
-def predicted_error(menu: Prices, choices: Iterable[Choice]) -> float:
-    """Σ sensitivity · error over the choices; what the menu does not know counts as exact."""
-    return sum(choice_error(menu, choice) for choice in choices)
+def predicted_error(
+    menu: Prices, choices: Iterable[Choice], structured: Collection[str] = ()
+) -> float:
+    """Σ sensitivity · error over the choices; what the menu does not know counts as exact.
+
+    Args:
+      menu: of the model.
+      choices: of its Linears.
+      structured: Linears whose weight the source has only as S + B·A, of a checkpoint: dense, they
+        lose what that loses.
+    """
+    return sum(choice_error(menu, choice, structured) for choice in choices)
 
 
-def choice_error(menu: Prices, choice: Choice) -> float:
-    """What one Choice adds to the output error."""
+def choice_error(menu: Prices, choice: Choice, structured: Collection[str] = ()) -> float:
+    """What one Choice adds to the output error; arguments as of `predicted_error`."""
     row = menu.linears.get(choice.linear)
-    if row is None or choice.encoding == "dense" or choice.shared_with is not None:
+    if row is None or choice.shared_with is not None:
         return 0.0
+    if choice.encoding == "dense":
+        return row.sensitivity * (whole_error(row) if choice.linear in structured else 0.0)
     return row.sensitivity * (
         _sparse_error(row, choice) if choice.sparse else _dense_error(row, choice)
     )
+
+
+def whole_error(row: MenuLinear) -> float:
+    """Of S + B·A with all that the checkpoint holds, in the most exact type that is priced."""
+    return min((o.error for o in row.options if o.encoding == "bitmap"), default=0.0)
 
 
 def _dense_error(row: MenuLinear, choice: Choice) -> float:

@@ -156,7 +156,7 @@ def _predicted(
     return tuple(
         dataclasses.replace(
             choice,
-            error=None if menu is None else choice_error(menu, choice),
+            error=None if menu is None else choice_error(menu, choice, stage.structured),
             us=stage.linear_us(linear, choice) if timed else None,
         )
         for linear, choice in zip(stage.linears, choices, strict=True)

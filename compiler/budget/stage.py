@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from slc.compiler.budget.best import Best, Chooser
-from slc.compiler.budget.candidates import Offer
+from slc.compiler.budget.candidates import Offer, structured_names
 from slc.compiler.budget.choice import Choice
 from slc.compiler.budget.cost import CostModel, cost_model, decode_cost, not_modelled
 from slc.compiler.budget.cost_plan import CostPlan
@@ -68,7 +68,7 @@ class Stage:
         self._encoder = Encoder(
             storage, self._ceilings(), options.extra_adapter_ranks, head,
             tied_heads(source.linears),
-            frozenset(source.checkpoint.names if source.checkpoint else ()),
+            structured_names(source),
         )  # fmt: skip
 
     def _ceilings(self) -> dict[str, Ceiling]:
@@ -185,6 +185,11 @@ class Stage:
     def target(self) -> Target:
         """The device."""
         return self._target
+
+    @property
+    def structured(self) -> frozenset[str]:
+        """Linears whose weight the source has only as S + B·A."""
+        return structured_names(self._source)
 
     @property
     def values(self) -> SparseValues:

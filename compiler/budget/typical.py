@@ -87,26 +87,39 @@ def masking_error(density: float) -> float:
 
 
 def _options(source: Source, linear: Linear) -> Iterator[MenuOption]:
-    group = int8_group(linear.K)
-    yield dense_option("int8", rounding_error(_LEVELS["i8"], group), linear.numel, group)
-    for group in INT4_GROUPS:
-        yield dense_option("int4", rounding_error(_LEVELS["i4"], group), linear.numel, group)
     checkpoint = source.checkpoint
+    entry = None
     if checkpoint is not None and linear.name in checkpoint.names:
-        yield from _held(checkpoint, checkpoint.entry(linear.name))
+        entry = checkpoint.entry(linear.name)
+    # All that is left of a decomposed weight is S + B·A: its codes are of that.
+    lost = 0.0 if entry is None else _odds(_lost(checkpoint, entry, entry.nnz, entry.rank))
+    group = int8_group(linear.K)
+    error = lost + rounding_error(_LEVELS["i8"], group)
+    yield dense_option("int8", error, linear.numel, group)
+    for group in INT4_GROUPS:
+        error = lost + rounding_error(_LEVELS["i4"], group)
+        yield dense_option("int4", error, linear.numel, group)
+    if entry is not None:
+        yield from _held(checkpoint, entry)
     elif checkpoint is None and linear.kind == "linear":
         for density in DENSITIES:
-            lost = masking_error(density)
-            yield from _rounded(linear, round(density * linear.numel), 0, lost, _GROUP)
+            nnz = round(density * linear.numel)
+            yield from _rounded(linear, nnz, 0, masking_error(density), _GROUP)
 
 
-def _held(checkpoint: StructuredCheckpoint, entry: Entry) -> Iterator[MenuOption]:
-    """Slices of what a checkpoint holds."""
+def _lost(checkpoint: StructuredCheckpoint | None, entry: Entry, nnz: int, rank: int) -> float:
+    """Part of the squared norm that a slice lacks."""
+    assert checkpoint is not None  # where there is an entry
     whole = max(entry.scaled.weight, float(np.finfo(np.float32).tiny))
+    return max(0.0, checkpoint.error(entry.name, nnz, rank) / whole)
+
+
+def _held(checkpoint: StructuredCheckpoint | None, entry: Entry) -> Iterator[MenuOption]:
+    """Slices of what a checkpoint holds."""
     for rank in sorted({round(part * entry.rank) for part in PARTS}):
         for nnz in sorted({round(part * entry.nnz) for part in PARTS}):
-            lost = checkpoint.error(entry.name, nnz, rank) / whole
-            yield from _rounded(entry.linear, nnz, rank, max(0.0, lost), entry.group or _GROUP)
+            lost = _lost(checkpoint, entry, nnz, rank)
+            yield from _rounded(entry.linear, nnz, rank, lost, entry.group or _GROUP)
 
 
 def _rounded(linear: Linear, nnz: int, rank: int, lost: float, group: int) -> Iterator[MenuOption]:

@@ -177,7 +177,9 @@ def test_never_worse_than_what_it_is_compared_with(
 ) -> None:
     source, checkpoint, menu = priced
     sliced = dataclasses.replace(source, checkpoint=checkpoint)
-    low, high = sessions(source, menu)
+    low, _ = sessions(source, menu)
+    int8 = BudgetOptions(context=32, mem_bytes=1 << 40, allocation="dense_int8")
+    high = plan(sliced, TARGET, int8, menu).memory.total_bytes  # above it the dense weight is lost
     better = 0
     budgets = np.linspace(low, high, 12).astype(int)[1:-1]
     for mem in budgets:
@@ -197,6 +199,24 @@ def test_never_worse_than_what_it_is_compared_with(
     assert better >= len(budgets) // 2
     document = to_json(result)
     assert set(document["alternatives"]["uniform"]) >= {"session_bytes", "weight_bytes", "error"}
+
+
+def test_dense_weights_of_a_checkpoint_are_what_it_holds(
+    priced: tuple[Source, StructuredCheckpoint, Menu],
+) -> None:
+    """From the .slr alone f32 gives S + B·A back, not the weight that it was made from."""
+    source, checkpoint, menu = priced
+    sliced = dataclasses.replace(source, checkpoint=checkpoint)
+    wide = BudgetOptions(context=32, mem_bytes=1 << 40)
+    assert plan(source, TARGET, wide, menu).error == 0
+    result = plan(sliced, TARGET, wide, menu)
+    # int8 of the dense weight is in the menu, and better than that.
+    assert {choice.encoding for choice in result.choices} == {"int8"}
+    assert result.error == pytest.approx(predicted_error(menu, result.choices))
+    forced = plan(sliced, TARGET, dataclasses.replace(wide, values="dense"), menu)
+    lost = predicted_error(menu, forced.choices, checkpoint.names)
+    assert result.error is not None
+    assert lost > 10 * result.error
 
 
 def test_an_old_runtime_gets_no_int8(priced: tuple[Source, StructuredCheckpoint, Menu]) -> None:
