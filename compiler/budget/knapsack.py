@@ -21,8 +21,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import Bounds, LinearConstraint, linprog, milp
-from scipy.sparse import csr_matrix
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -190,6 +188,8 @@ def _dual(table: Table, budget: _Budget) -> tuple[float, list[Ints]]:
     Each choice c is a cut θ ≤ error(c) + λ·(bytes(c) − B) + μ·(time(c) − T). A bound holds at any λ
     and μ, so neither the box nor stopping early can make it wrong.
     """
+    from scipy.optimize import linprog  # slc --help need not pay for scipy
+
     timed = bool(np.isfinite(budget.time))
     units = np.array([1 / max(1, budget.bytes), 1 / max(budget.time, _TINY) if timed else 0.0])
     finite = np.where(np.isfinite(table.error), table.error, 0.0)
@@ -284,6 +284,9 @@ def _exact(
     table: Table, budget: _Budget, best: Ints | None, bound: float
 ) -> tuple[Ints | None, float]:
     """Branch and bound for as long as it may take; what was there where it gives nothing better."""
+    from scipy.optimize import Bounds, LinearConstraint, milp
+    from scipy.sparse import csr_matrix
+
     real = np.isfinite(table.error)
     rows, options = np.nonzero(real)
     if len(rows) > EXACT_VARIABLES:

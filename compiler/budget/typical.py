@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import ndtr, ndtri
 
 from slc.compiler.encoding import SparseValues
 from slc.compiler.linear import Linear
@@ -69,6 +68,8 @@ def rounding_error(levels: int, group: int) -> float:
     E[max x²] of `group` standard normal values is ∫ 2t·(1 − P(|x| ≤ t)^group) dt; the largest
     itself lies on its level.
     """
+    from scipy.special import ndtr  # slc --help need not pay for scipy
+
     t = np.linspace(0, 12, 4001)
     inside = 2 * ndtr(t) - 1
     largest = float(np.sum(2 * t * (1 - inside**group)) * (t[1] - t[0]))
@@ -81,6 +82,8 @@ def masking_error(density: float) -> float:
         return 1.0
     if density >= 1:
         return 0.0
+    from scipy.special import ndtri
+
     threshold = -float(ndtri(density / 2))
     height = math.exp(-(threshold**2) / 2) / math.sqrt(2 * math.pi)
     return 1 - density - 2 * threshold * height
