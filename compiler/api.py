@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -119,7 +120,12 @@ def plan(
     with tempfile.TemporaryDirectory(prefix="slc-plan-") as work:
         source = load(Path(model), workdir=Path(work), target=target, progress=progress)
         adapters = _adapters(source, request)
-        menu = _menu(source, request, progress)
+        method = request.chosen_method()
+        menu = _menu(source, request, Path(work), progress)
+        if source.checkpoint is None and _chooses(request, method):
+            menu = _menu_of_dense(source, target, request, method, adapters, Path(work), progress)[
+                1
+            ]
         return _choose(source, target, request, adapters, menu, compare=compare), target
 
 
@@ -151,11 +157,14 @@ def frontier(
     target, path = _target(request), Path(out)
     if path.is_dir() or (path.exists() and not force):
         raise RequestError(f"{out} exists already: choose another name or pass --force")
-    if not path.parent.is_dir():
-        raise RequestError(f"{out}: there is no folder {str(path.parent)!r}; make it first")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise RequestError(
+            f"{out}: got a folder {str(path.parent)!r} that is not there or can't be written to, "
+            "wanted one that can"
+        )
     with tempfile.TemporaryDirectory(prefix="slc-frontier-") as work:
         source = load(Path(model), workdir=Path(work), target=target, progress=progress)
-        menu = _menu(source, request, progress)
+        menu = _menu(source, request, Path(work), progress)
         if menu is None:
             raise RequestError(
                 f"{Path(model).name}: got a model whose errors were not measured, wanted an .slr "
@@ -331,11 +340,12 @@ def _export_source(
         _check_slice(source, request, save_structured)
         method = source.checkpoint.meta.method
     adapters = _adapters(source, request)
-    checkpoint, menu = source.checkpoint, _menu(source, request, progress)
+    checkpoint, menu = source.checkpoint, _menu(source, request, work, progress)
     if checkpoint is None and _chooses(request, method):
         path = Path(save_structured) if save_structured else work / "model.slr"
-        checkpoint = _decompose(source, path, method, MENU_DENSITY, MENU_RANK, request, progress)
-        menu = _price(source, checkpoint, request, progress)
+        checkpoint, menu = _menu_of_dense(
+            source, target, request, method, adapters, path.parent, progress, path.name
+        )
     plan = _choose(source, target, request, adapters, menu)
     slotted = adapters if request.adapter_slots else []
     if checkpoint is None:
@@ -379,28 +389,46 @@ def _chooses(request: Request, method: str) -> bool:
     return left_open and not by_hand and request.gamma is None and method == "hessian"
 
 
-def _menu(source: Source, request: Request, progress: Progress | None) -> Menu | None:
-    """The menu of a checkpoint, made now where there is none and text is given."""
+def _menu(source: Source, request: Request, work: Path, progress: Progress | None) -> Menu | None:
+    """The menu of a checkpoint; with calibration text one of this run, which is not kept."""
     from slc.compiler.structure.menu import open_menu
 
     if source.checkpoint is None:
         return None
     if request.calibrate is not None:
-        return _price(source, source.checkpoint, request, progress)
+        return _price(source, source.checkpoint, request, progress, work / "menu")
     return open_menu(source.checkpoint.path)
 
 
+def _menu_of_dense(
+    source: Source, target: Target, request: Request, method: str, adapters: list[PeftAdapter],
+    folder: Path, progress: Progress | None, name: str = "model.slr",
+) -> tuple[StructuredCheckpoint, Menu]:  # fmt: skip
+    """Decomposes a dense model and measures its options, once the budget is known to be possible.
+
+    Raises:
+      BudgetError: nothing fits.
+    """
+    _choose(source, target, request, adapters, None)  # minutes before it would be found otherwise
+    checkpoint = _decompose(
+        source, folder / name, method, MENU_DENSITY, MENU_RANK, request, progress
+    )
+    return checkpoint, _price(source, checkpoint, request, progress)
+
+
 def _price(
-    source: Source, checkpoint: StructuredCheckpoint, request: Request, progress: Progress | None
-) -> Menu:
-    """Measures the errors of all options with the calibration text, and keeps them."""
+    source: Source, checkpoint: StructuredCheckpoint, request: Request,
+    progress: Progress | None, folder: Path | None = None,
+) -> Menu:  # fmt: skip
+    """Measures the errors of all options with the calibration text; None keeps them with it."""
     from slc.compiler.structure.menu_maker import make_menu
 
     assert request.calibrate is not None
     text = Path(request.calibrate)
     return make_menu(
-        source, checkpoint, text, calibration=text.name, jobs=request.jobs, progress=progress
-    )
+        source, checkpoint, text, calibration=text.name, folder=folder, jobs=request.jobs,
+        progress=progress,
+    )  # fmt: skip
 
 
 def _sliced(
@@ -410,10 +438,11 @@ def _sliced(
     """A checkpoint of the dense source at the densities and ranks that were chosen."""
     decomposed = {linear.name for linear in source.linears if linear.kind == "linear"}
     sparse = [c for c in plan.choices if c.sparse and c.linear in decomposed]
-    if not sparse:
+    if not sparse and not save_structured:
         return None
     path = Path(save_structured) if save_structured else work / "model.slr"
-    density, rank = max(c.density for c in sparse), max(c.rank for c in sparse)
+    density = max((c.density for c in sparse), default=MENU_DENSITY)
+    rank = max((c.rank for c in sparse), default=MENU_RANK)
     return _decompose(source, path, method, density, rank, request, progress)
 
 

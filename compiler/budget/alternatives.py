@@ -111,25 +111,32 @@ def _described(group: int, rank: int) -> str:
 def _dense(stage: Stage, encoding: Literal["int8", "int4"], group: int, rank: int) -> list[Choice]:
     """Every Linear in 8 or 4 bits; what onnxruntime can't take so stays dense."""
     made: dict[str, Choice] = {}
+    by_name = {linear.name: linear for linear in stage.linears}
+    heads = {table: by_name[head] for head, table in stage.tied.items()}
     for linear in stage.linears:
         shared = stage.tied.get(linear.name)
-        if shared is not None:
+        if shared is not None and made[shared].encoding == encoding:
             made[linear.name] = dataclasses.replace(
                 made[shared], linear=linear.name, weight_bytes=0, shared_with=shared,
                 accuracy_level=INT8_LEVEL,
             )  # fmt: skip
             continue
         width = group if encoding == "int4" else int8_group(linear.K)
-        made[linear.name] = _nbits(stage, linear, encoding, width, rank)
+        head = heads.get(linear.name)
+        made[linear.name] = _nbits(stage, linear, head, encoding, width, rank)
+        if shared is not None:  # both dense, on one constant
+            made[linear.name] = dataclasses.replace(made[linear.name], weight_bytes=0)
     return [made[linear.name] for linear in stage.linears]
 
 
 def _nbits(
-    stage: Stage, linear: Linear, encoding: Literal["int8", "int4"], group: int, rank: int
-) -> Choice:
+    stage: Stage, linear: Linear, head: Linear | None, encoding: Literal["int8", "int4"],
+    group: int, rank: int,
+) -> Choice:  # fmt: skip
     if linear.kind == "embedding" and linear.K % group:
         group = next((g for g in TABLE_GROUPS if linear.K % g == 0), linear.K)
-    if not runs_nbits(stage.target, stage.graph, linear, encoding, group):
+    readers = [linear] if head is None else [linear, head]
+    if not all(runs_nbits(stage.target, stage.graph, one, encoding, group) for one in readers):
         return dense_choice(linear, f"onnxruntime has no {encoding} for it")
     own = min(rank, linear.N, linear.K) if linear.kind == "linear" else 0
     return nbits_choice(

@@ -77,7 +77,7 @@ class Chooser:
           predict: the session's bytes with these Choices.
           time_us: of one Linear with a Choice, where time is to be bounded.
         """
-        self._linears, self._items, self._predict = list(linears), list(items), predict
+        self._linears, self._predict = list(linears), predict
         # A dense weight is a transient while loading, an adapter's sum a buffer, and one operator
         # of ours makes the arena waste more: what those cost beside their bytes may buy more than
         # they do, and no option's row says so.
@@ -93,8 +93,9 @@ class Chooser:
         self._modes = [one for i, one in enumerate(tables) if one not in tables[:i]]
 
     def smallest(self) -> list[Choice]:
-        """The Choices of fewest bytes."""
-        return choices_in_order(self._linears, iter(smallest(self._items)))
+        """The Choices of the smallest session."""
+        least = [self._choices(smallest(offered.items)) for offered in self._modes]
+        return min(least, key=self._predict)
 
     def best(self, allowed: int, max_us: float = np.inf) -> Best | None:
         """The best Choices whose session takes at most `allowed` bytes; None where none does.
@@ -103,6 +104,7 @@ class Chooser:
           allowed: for the whole session.
           max_us: for the Linears together, where `time_us` was given.
         """
+        bound = self._bound(allowed, max_us)
         found: list[_Found] = []
         for offered in self._modes:
             for one in self._within(offered, allowed, max_us):
@@ -113,9 +115,16 @@ class Chooser:
             return None
         nearest = min(found, key=lambda one: (one.best.error, one.best.session_bytes))
         best = self._exact(nearest, allowed, max_us)
-        # The first mode offers everything, and its first solution spent what the smallest choice
-        # leaves: none has more for the weights.
-        return dataclasses.replace(best, bound=min(best.error, found[0].best.bound))
+        return dataclasses.replace(best, bound=min(best.error, bound))
+
+    def _bound(self, allowed: int, max_us: float) -> float:
+        """No choice that fits has less: of all candidates, with the most that weights ever get.
+
+        What a session takes beside them is least for the smallest choice of some mode.
+        """
+        beside = min(self._beside(smallest(offered.items)) for offered in self._modes)
+        solution = solve(self._modes[0].options, allowed - beside, max_us, exact=False)
+        return 0.0 if solution is None else solution.bound
 
     def _exact(self, found: _Found, allowed: int, max_us: float) -> Best:
         """The best choice for the bytes that `found` left to the weights, if that fits as well."""

@@ -131,6 +131,8 @@ class Offer:
             return choice if choice.sparse else None
         if not self._runs(linear, option, head):
             return None
+        if self._storage.accuracy_level == FLOAT_LEVEL and (head or linear.kind != "embedding"):
+            return None  # at level 1 onnxruntime may decode the whole matrix in every call
         level = FLOAT_LEVEL if linear.kind == "embedding" else self._storage.accuracy_level
         encoding: Literal["int8", "int4"] = "int8" if option.encoding == "int8" else "int4"
         choice = nbits_choice(
@@ -161,7 +163,7 @@ def structured_names(source: Source) -> frozenset[str]:
 def runs_nbits(target: Target, graph: ir.Model, linear: Linear, encoding: str, group: int) -> bool:
     """Whether every onnxruntime of the target computes `linear` in 8 or 4 bits."""
     if linear.kind == "embedding":  # standard operators put a row together from whole groups
-        return linear.K % group == 0
+        return linear.K % group == 0 and (encoding == "int8" or group % 2 == 0)
     if group not in NBITS_GROUPS or not _reads_f32(graph, linear):
         return False
     return target.ort_at_least(INT4_ORT if encoding == "int4" else INT8_ORT)
@@ -169,9 +171,11 @@ def runs_nbits(target: Target, graph: ir.Model, linear: Linear, encoding: str, g
 
 def _reads_f32(graph: ir.Model, linear: Linear) -> bool:
     """Whether every node that reads the weight multiplies f32, as MatMulNBits' scales are here."""
+    tensor = graph.graph.initializers[linear.weight].const_value
+    stored = None if tensor is None else tensor.dtype  # what x is where a file states no types
     names = set(linear.nodes)
     types = [node.inputs[0].dtype for node in graph.graph if node.name in names and node.inputs[0]]
-    return all(dtype in (None, ir.DataType.FLOAT) for dtype in types)
+    return all((dtype or stored) == ir.DataType.FLOAT for dtype in types)
 
 
 def _sparse_values(option: MenuOption) -> SparseValues:

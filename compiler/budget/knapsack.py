@@ -15,8 +15,11 @@ the table is small enough for branch and bound.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,8 +28,8 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-EXACT_VARIABLES = 20_000  # up to here branch and bound takes seconds
-EXACT_SECONDS = 10.0
+EXACT_VARIABLES = 5_000  # up to here branch and bound takes seconds
+EXACT_NODES = 500  # of it: a limit of time would make a plan depend on the machine
 GAP = 1e-4  # relative: a bound this close is close enough
 _CUTS = 100
 _STARTS = 2  # choices of the dual on either side of the budgets that are repaired
@@ -280,10 +283,27 @@ def _exchange(
     return changed
 
 
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Nothing reaches the process's stdout: HiGHS has been seen to print there whatever it is told.
+
+    A document that `--json` prints must stand alone.
+    """
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def _exact(
     table: Table, budget: _Budget, best: Ints | None, bound: float
 ) -> tuple[Ints | None, float]:
-    """Branch and bound for as long as it may take; what was there where it gives nothing better."""
+    """Branch and bound as far as it may go; what was there where it gives nothing better."""
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import csr_matrix
 
@@ -299,10 +319,11 @@ def _exact(
     ]
     if np.isfinite(budget.time):
         constraints.append(LinearConstraint(table.time[real][None], -np.inf, budget.time))
-    done = milp(
-        table.error[real], constraints=constraints, integrality=np.ones(len(rows)),
-        bounds=Bounds(0, 1), options={"time_limit": EXACT_SECONDS, "mip_rel_gap": GAP},
-    )  # fmt: skip
+    with _silent():
+        done = milp(
+            table.error[real], constraints=constraints, integrality=np.ones(len(rows)),
+            bounds=Bounds(0, 1), options={"node_limit": EXACT_NODES, "mip_rel_gap": GAP},
+        )  # fmt: skip
     if done.mip_dual_bound is not None and np.isfinite(done.mip_dual_bound):
         bound = max(bound, float(done.mip_dual_bound))
     if done.x is None:

@@ -187,23 +187,28 @@ def chosen_allocation(options: BudgetOptions) -> str:
         found = "dense"
     elif by_hand or options.mem_bytes is None:
         found = "hand"
-    elif options.allocation in DENSE_ALLOCATIONS:
-        found = options.allocation
+    elif options.allocation in DENSE_ALLOCATIONS and options.values == "auto":
+        found = options.allocation if options.gamma is None else "hpa"
     elif options.gamma is not None or options.allocation == "hpa":
         found = "hpa"
     elif options.allocation == "uniform" or options.values != "auto":
         found = "uniform"
     else:
         found = "best"
+    if found in DENSE_ALLOCATIONS and options.accuracy_level == FLOAT_LEVEL:
+        raise RequestError(
+            f"--allocation {found}: got --accuracy-level 1, wanted 4: at level 1 onnxruntime may "
+            "decode whole matrices in every call, which no budget counts"
+        )
     if options.max_latency_ms is not None and found != "best":
         raise RequestError(
             f"--max-latency: got {options.max_latency_ms} where the choices are made by {found}, "
             "wanted --mem alone: what is quick enough is chosen with what fits"
         )
-    if options.allocation == "best" and found != "best":
+    if options.allocation not in ("auto", found):
         raise RequestError(
-            f"--allocation best: got choices made by {found}, wanted --mem alone, without "
-            "--density, --rank, --values and --gamma"
+            f"--allocation {options.allocation}: got choices made by {found}, wanted --mem without "
+            "what decides otherwise: --density, --rank, --values or --gamma"
         )
     return found
 

@@ -56,7 +56,7 @@ def _files(path: Path) -> Iterator[Path]:
     from slc.compiler.structure.menu import FOLDER
 
     for file in path.rglob("*"):
-        if file.is_file() and file.relative_to(path).parts[0] != FOLDER:
+        if file.is_file() and file.relative_to(path).parts[0].split(".")[0] != FOLDER:
             yield file
 
 

@@ -11,6 +11,7 @@ from it, and the codes of the dense options, which need the second moments to be
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,13 +22,15 @@ import numpy as np
 from slc.compiler.encoding import AdapterType, Encoding, ValueType
 from slc.compiler.errors import ModelError
 from slc.compiler.structure.decomposition import F32
-from slc.compiler.structure.dense_codes import BITS_OF, DenseCodes, unpacked
+from slc.compiler.structure.dense_codes import BITS_OF, DenseCodes, block_bytes, unpacked
+from slc.compiler.structure.records import INDEX_FILE
 
 FOLDER = "menu"
 INDEX = "menu.json"
 VERSION = 1
 INT4_GROUPS = (32, 64, 128)
 CORRECTED_GROUP = 64  # of int4, whose residual the correction is of
+_REMEDY = f"delete the folder {FOLDER!r} in the checkpoint and make it again by --calibrate"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,11 +93,11 @@ class Menu:
       linears: by name.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Reads menu.json.
+    def __init__(self, path: Path, checkpoint: Path) -> None:
+        """Reads menu.json in the folder `path`.
 
         Raises:
-          ModelError: it is damaged or of another version.
+          ModelError: it is damaged, of another version or of another checkpoint.
         """
         self.path = Path(path)
         file = self.path / INDEX
@@ -102,19 +105,20 @@ class Menu:
             document = json.loads(file.read_text(encoding="utf-8"))
             if document["version"] != VERSION:
                 raise ValueError(f"version {document['version']}, where this slc reads {VERSION}")
+            if document["checkpoint_sha256"] != identity(checkpoint):
+                raise ValueError("it is of another checkpoint")
             self.calibration = f"measured with {document['calibration']}"
             self.linears = {
                 str(name): MenuLinear(
-                    tuple(MenuOption(**option) for option in row["options"]),
-                    float(row["sensitivity"]),
+                    tuple(_checked(MenuOption(**option)) for option in row["options"]),
+                    _finite(row["sensitivity"]),
                     str(row["file"]),
                 )
                 for name, row in document["linears"].items()
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(
-                f"{str(file)!r} can't be read ({type(error).__name__}: {error}): delete the folder "
-                f"{FOLDER!r} in the checkpoint, and slc makes it again"
+                f"{str(file)!r} can't be read ({type(error).__name__}: {error}): {_REMEDY}"
             ) from error
 
     def codes(self, name: str, encoding: str, group: int, K: int) -> DenseCodes | None:
@@ -125,13 +129,19 @@ class Menu:
         return read_codes(self.path / row.file, encoding, group, K)
 
     def correction(self, name: str, rank: int) -> tuple[F32, F32] | None:
-        """The first components of int4's correction: A [rank, K] and B [N, rank]."""
+        """The first components of int4's correction: A [rank, K] and B [N, rank].
+
+        Raises:
+          ModelError: there are fewer.
+        """
         row = self.linears.get(name)
         if row is None:
             return None
         A, B = _tensors(self.path / row.file, "correction.A", "correction.B")
-        if A is None or B is None or len(A) < rank:
-            return None
+        if A is None or B is None or len(A) < rank or len(A) != B.shape[-1]:
+            raise ModelError(
+                f"{str(self.path / row.file)!r} holds no correction of rank {rank}: {_REMEDY}"
+            )
         return np.ascontiguousarray(A[:rank]), np.ascontiguousarray(B[:, :rank])
 
 
@@ -141,6 +151,10 @@ def read_codes(file: Path, encoding: str, group: int, K: int) -> DenseCodes | No
     packed, scales = _tensors(file, f"{key}.codes", f"{key}.scales")
     if packed is None or scales is None:
         return None
+    blocks = -(-K // group)
+    shape = (len(scales), blocks, block_bytes(BITS_OF[encoding], group))
+    if scales.shape != (len(scales), blocks) or packed.shape != shape:
+        raise ModelError(f"{str(file)!r} holds codes of other shapes: {_REMEDY}")
     return unpacked(packed, scales, bits=BITS_OF[encoding], group=group, K=K)
 
 
@@ -153,16 +167,37 @@ def _tensors(path: Path, *names: str) -> list[Any]:
             held = set(file.keys())
             return [file.get_tensor(name) if name in held else None for name in names]
     except (SafetensorError, OSError) as error:
-        raise ModelError(
-            f"{str(path)!r} can't be read ({error}): delete the folder {FOLDER!r} in the "
-            "checkpoint, and slc makes it again"
-        ) from error
+        raise ModelError(f"{str(path)!r} can't be read ({error}): {_REMEDY}") from error
 
 
 def open_menu(checkpoint: Path) -> Menu | None:
     """The menu of the checkpoint in this folder; None where it has none."""
     folder = checkpoint / FOLDER
-    return Menu(folder) if (folder / INDEX).is_file() else None
+    return Menu(folder, checkpoint) if (folder / INDEX).is_file() else None
+
+
+def identity(checkpoint: Path) -> str:
+    """What tells one checkpoint from another: the hash of its index, which has sizes and errors."""
+    return hashlib.sha256((checkpoint / INDEX_FILE).read_bytes()).hexdigest()
+
+
+def _checked(option: MenuOption) -> MenuOption:
+    """Refuses what no menu holds, so that whoever reads it need not look again."""
+    counts = (option.nnz, option.rank, option.group)
+    known = option.encoding in ("bitmap", *BITS_OF) and option.value_type in ("f16", "i8", "i4")
+    legal = known and all(type(n) is int and n >= 0 for n in counts)
+    if not legal or option.adapter_type not in ("f16", "i8"):
+        raise ValueError(f"an option that there is not: {option}")
+    if option.encoding in BITS_OF and (option.group < 1 or option.nnz < 1):
+        raise ValueError(f"an option that can't be: {option}")
+    _finite(option.error)
+    return option
+
+
+def _finite(number: object) -> float:
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number < 1e300:
+        raise ValueError(f"{number!r} where a number of at least 0 is wanted")
+    return float(number)
 
 
 def dense_option(encoding: str, error: float, numel: int, group: int) -> MenuOption:
@@ -177,10 +212,13 @@ def code_key(encoding: str, group: int) -> str:
     return f"{encoding}_{group}"
 
 
-def write_menu(path: Path, calibration: str, linears: dict[str, MenuLinear]) -> None:
+def write_menu(
+    path: Path, checkpoint: Path, calibration: str, linears: dict[str, MenuLinear]
+) -> None:
     """Writes menu.json into the folder `path`: with it the menu is complete."""
     document = {
         "version": VERSION,
+        "checkpoint_sha256": identity(checkpoint),
         "calibration": calibration,
         "linears": {
             name: {

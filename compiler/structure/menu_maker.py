@@ -50,16 +50,18 @@ def make_menu(
     text: Path,
     *,
     calibration: str,
+    folder: Path | None = None,
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> Menu:
-    """The menu of `checkpoint`, written into its folder in place of any that was there.
+    """The menu of `checkpoint`, in place of any that was there.
 
     Args:
       source: the model that errors are measured against: the dense one, or the checkpoint itself.
       checkpoint: whose slices are offered.
       text: calibration text or inputs.
       calibration: what to call it, for people.
+      folder: to write it to; None: into the checkpoint's own.
       jobs: matrices worked on at a time; the result does not depend on it.
       progress: called as progress(done, total, what).
 
@@ -67,19 +69,19 @@ def make_menu(
       RequestError: the text can't be read or doesn't suit the model.
       ModelError: the model can't be run.
     """
-    unfinished = checkpoint.path / f"{FOLDER}.writing"
+    folder = folder or checkpoint.path / FOLDER
+    unfinished = folder.with_name(f"{folder.name}.writing")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     try:
         maker = _Maker(source, checkpoint, unfinished)
         maker.price(text, jobs, progress)
-        write_menu(unfinished, calibration, maker.measured(text, progress))
-        folder = checkpoint.path / FOLDER
+        write_menu(unfinished, checkpoint.path, calibration, maker.measured(text, progress))
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return Menu(checkpoint.path / FOLDER)
+    return Menu(folder, checkpoint.path)
 
 
 class _Maker:

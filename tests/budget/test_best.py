@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -261,15 +262,25 @@ def test_a_damaged_menu_is_a_sentence(
     priced: tuple[Source, StructuredCheckpoint, Menu], tmp_path: Path
 ) -> None:
     _, checkpoint, menu = priced
-    (tmp_path / "menu.json").write_text('{"version": 7}')
-    with pytest.raises(ModelError, match="delete the folder"):
-        Menu(tmp_path)
     text = (menu.path / "menu.json").read_text()
-    (tmp_path / "menu.json").write_text(text)
+    good = json.loads(text)
     name = next(iter(menu.linears))
-    with pytest.raises(ModelError, match="delete the folder"):
-        Menu(tmp_path).codes(name, "int4", 32, 128)
-    assert checkpoint.path.is_dir()
+    option = good["linears"][name]["options"][0]
+    for where, key, value in (
+        (good, "version", 7), (good, "checkpoint_sha256", "0"), (option, "encoding", "int5"),
+        (option, "group", 0), (option, "error", float("nan")), (option, "error", "0"),
+        (option, "nnz", -1), (good["linears"][name], "sensitivity", None),
+    ):  # fmt: skip
+        kept, where[key] = where[key], value
+        (tmp_path / "menu.json").write_text(json.dumps(good))
+        with pytest.raises(ModelError, match="delete the folder"):
+            Menu(tmp_path, checkpoint.path)
+        where[key] = kept
+    (tmp_path / "menu.json").write_text(text)
+    with pytest.raises(ModelError, match="delete the folder"):  # no file of codes
+        Menu(tmp_path, checkpoint.path).codes(name, "int4", 32, 128)
+    with pytest.raises(ModelError, match="correction of rank 99"):
+        menu.correction(name, 99)
 
 
 def test_codes_of_the_menu_are_better_than_rounding(
