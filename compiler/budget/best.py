@@ -123,7 +123,7 @@ class Chooser:
         What a session takes beside them is least for the smallest choice of some mode.
         """
         beside = min(self._beside(smallest(offered.items)) for offered in self._modes)
-        solution = solve(self._modes[0].options, allowed - beside, max_us, exact=False)
+        solution = solve(self._modes[0].options, allowed - beside, max_us)
         return 0.0 if solution is None else solution.bound
 
     def _exact(self, found: _Found, allowed: int, max_us: float) -> Best:
