@@ -62,7 +62,7 @@ class _Found:
 
 
 class Chooser:
-    """Solves one model's budgets, tightest or widest first: what is shared is reckoned once."""
+    """Solves one model's budgets; what they share is reckoned once."""
 
     def __init__(
         self, linears: Sequence[Linear], items: Sequence[Item],

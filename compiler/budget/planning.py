@@ -62,7 +62,7 @@ class Plan:
       budget_bytes: of --mem; None when the user gave none.
       allowed_bytes: what the session must stay within: the budget, or what the device can spare.
       notes: decisions that the user did not ask for, a sentence each.
-      allocation: "hand", "dense", "uniform", "hpa" or "best".
+      allocation: "hand", "dense", "uniform", "hpa", "best", "dense_int8" or "dense_int4".
       error: predicted error of the model's output (sensitivity.py); None where nothing predicts it.
       error_bound: no other choice for this budget has a lower one; None likewise.
       speed: what a token takes at half of the context, predicted; None of what is no decoder.
@@ -123,17 +123,8 @@ def plan(
         chosen_adapter_type(options),
     )  # fmt: skip
     stage = Stage(source, target, options, workload, storage)
-    best = None
-    if menu is not None:
-        best = stage.best(menu)
-        choices = list(best.choices)
-    elif allocation in DENSE_ALLOCATIONS:
-        rate = dense_int8 if allocation == "dense_int8" else dense_int4
-        choices = list(rate(stage, priced).choices)
-    elif allocation == "dense":
-        choices = [dense_choice(li, "--values dense asked for it") for li in source.linears]
-    else:
-        choices = stage.by_hand() if allocation == "hand" else stage.by_budget()
+    best = None if menu is None else stage.best(menu)
+    choices = _chosen(stage, allocation, priced) if best is None else list(best.choices)
     memory = stage.predict(choices)
     if memory.total_bytes > stage.allowed:
         raise stage.error(choices, memory)
@@ -147,6 +138,16 @@ def plan(
         speed,
         _compared(source, target, options, workload, priced) if compare else (),
     )  # fmt: skip
+
+
+def _chosen(stage: Stage, allocation: str, priced: Prices) -> list[Choice]:
+    """The Choices of every allocation but the best."""
+    if allocation in DENSE_ALLOCATIONS:
+        rate = dense_int8 if allocation == "dense_int8" else dense_int4
+        return list(rate(stage, priced).choices)
+    if allocation == "dense":
+        return [dense_choice(li, "--values dense asked for it") for li in stage.linears]
+    return stage.by_hand() if allocation == "hand" else stage.by_budget()
 
 
 def _predicted(
@@ -177,7 +178,7 @@ def _compared(
 
 
 def chosen_allocation(options: BudgetOptions) -> str:
-    """How the Choices are found: "dense", "hand", "uniform", "hpa" or "best".
+    """How the Choices are found; a word of `Plan.allocation`.
 
     Raises:
       RequestError: time is bounded where nothing is left to choose by it.

@@ -1,0 +1,102 @@
+"""From a request to a plan: the target, the adapters, the options of the budget."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from slc.compiler.errors import RequestError
+from slc.compiler.request import Request
+
+if TYPE_CHECKING:
+    from slc.compiler.budget import BudgetOptions, Plan
+    from slc.compiler.frontends.adapters import PeftAdapter
+    from slc.compiler.frontends.source import Source
+    from slc.compiler.structure.menu import Menu
+    from slc.targets import Target
+
+
+def chosen_target(request: Request) -> Target:
+    """The device's profile.
+
+    Raises:
+      TargetError: there is none, or it is wrong.
+      RequestError: a provider that is not offered.
+    """
+    from slc.targets import load
+
+    target = load(request.device)
+    provider = request.provider or target.provider
+    if provider != "cpu":
+        raise RequestError(
+            f"--provider {provider}: got {provider!r}, wanted 'cpu'; CUDA kernels are not offered "
+            "yet"
+        )
+    return target
+
+
+def ort_min(target: Target) -> tuple[int, int]:
+    """(major, minor) of the oldest onnxruntime that must run the artifact."""
+    from slc.targets.target import version_tuple
+
+    major, minor = version_tuple(target.ort_min)[:2]
+    return major, minor
+
+
+def choose(
+    source: Source, target: Target, request: Request, adapters: list[PeftAdapter],
+    menu: Menu | None, *, compare: bool = False,
+) -> Plan:  # fmt: skip
+    """The plan of a request.
+
+    Raises:
+      RequestError: the target's onnxruntime can't run the graph, or an option can't be.
+      BudgetError: nothing fits.
+    """
+    from slc.compiler.budget import plan as plan_budget
+    from slc.compiler.passes import runtime_versions
+
+    reason = runtime_versions.refusal(source.graph, ort_min(target))
+    if reason:
+        raise RequestError(f"{source.path.name} can't run on {target.name}: {reason}")
+    options = budget_options(request, _extra_ranks(adapters, request))
+    return plan_budget(source, target, options, menu, compare=compare)
+
+
+def budget_options(request: Request, extra_ranks: dict[str, int]) -> BudgetOptions:
+    """What the budget stage is asked, with the rank of task adapters by Linear name."""
+    from slc.compiler.budget import BudgetOptions
+    from slc.compiler.budget.sizes import parse_size
+
+    return BudgetOptions(
+        density=request.density,
+        rank=request.rank,
+        values=request.values,
+        mem_bytes=parse_size(request.mem) if isinstance(request.mem, str) else request.mem,
+        context=request.context,
+        batch=request.batch,
+        group=request.group,
+        accuracy_level=request.accuracy_level,
+        gamma=request.gamma,
+        allocation=request.allocation,
+        max_latency_ms=request.max_latency,
+        extra_adapter_ranks=extra_ranks,
+        adapter_values=request.adapter_values,
+    )
+
+
+def _extra_ranks(adapters: list[PeftAdapter], request: Request) -> dict[str, int]:
+    """Rank that static task adapters add to each Linear."""
+    ranks: dict[str, int] = {}
+    if request.adapter_slots:
+        return ranks
+    for adapter in adapters:
+        for name, (a, _) in adapter.modules.items():
+            ranks[name] = ranks.get(name, 0) + int(a.shape[0])
+    return ranks
+
+
+def asked_adapters(source: Source, request: Request) -> list[PeftAdapter]:
+    """The PEFT adapters of the request, read."""
+    from slc.compiler.frontends.adapters import load_peft
+
+    return [load_peft(path, name, source) for path, name in request.named_adapters()]
