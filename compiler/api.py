@@ -21,8 +21,11 @@ from slc.compiler.request_plan import (
     ort_min,
 )
 from slc.compiler.request_structure import (
+    STRUCTURE_DENSITY,
+    STRUCTURE_RANK,
     check_apart,
     check_free,
+    check_repricing,
     check_rounding,
     check_slice,
     chooses,
@@ -30,7 +33,9 @@ from slc.compiler.request_structure import (
     menu_of_checkpoint,
     menu_of_dense,
     price,
+    repriced,
     sliced,
+    with_built_in_text,
 )
 
 if TYPE_CHECKING:
@@ -72,11 +77,11 @@ def export(
 
     request = make_request(options)
     target = chosen_target(request)
-    method = request.chosen_method()
+    request.chosen_method()  # refused before any work
     check_apart(save_structured, Path(out), request.values)
     with staged(Path(out), force=force) as folder, _scratch(folder) as work:
         source = load(Path(model), workdir=work, target=target, progress=progress)
-        _export_source(source, target, request, method, folder, work, save_structured, progress)
+        _export_source(source, target, request, folder, work, save_structured, progress)
     return Path(out)
 
 
@@ -96,14 +101,14 @@ def export_torch(
 
     request = make_request(options)
     target = chosen_target(request)
-    method = request.chosen_method()
+    request.chosen_method()  # refused before any work
     check_apart(save_structured, Path(out), request.values)
     with staged(Path(out), force=force) as folder, _scratch(folder) as work:
         source = load_torch(
             module, example_inputs, workdir=work, dynamic_shapes=dynamic_shapes,
             input_names=input_names, output_names=output_names,
         )  # fmt: skip
-        _export_source(source, target, request, method, folder, work, save_structured, progress)
+        _export_source(source, target, request, folder, work, save_structured, progress)
     return Path(out)
 
 
@@ -111,6 +116,9 @@ def plan(
     model: PathLike, *, compare: bool = False, progress: Progress | None = None, **options: Any
 ) -> tuple[Plan, Target]:
     """Says what `export` with the same options would choose and need, and writes nothing.
+
+    A dense model's errors are taken as typical unless `calibrate` says by what to measure them,
+    which takes minutes; `export` with `mem` measures them by itself.
 
     Args:
       model: as for `export`.
@@ -129,7 +137,9 @@ def plan(
     request = make_request(options)
     target = chosen_target(request)
     with tempfile.TemporaryDirectory(prefix="slc-plan-") as work:
-        source = load(Path(model), workdir=Path(work), target=target, progress=progress)
+        source = load(
+            Path(model), workdir=Path(work), target=target, config_only=True, progress=progress
+        )
         adapters = asked_adapters(source, request)
         method = request.chosen_method()
         menu = menu_of_checkpoint(source, request, Path(work), progress)
@@ -197,8 +207,8 @@ def structure(
     model: PathLike,
     out: PathLike,
     *,
-    density: float = 1.0,
-    rank: int = 32,
+    density: float | None = None,
+    rank: int | None = None,
     method: str | None = None,
     calibrate: PathLike | None = None,
     iterations: int | None = None,
@@ -213,12 +223,13 @@ def structure(
     """Makes the structured checkpoint `out` (NAME.slr): the slow, once-only half of an export.
 
     Args:
-      model: a Hugging Face folder or an .onnx file.
+      model: a Hugging Face folder or an .onnx file; a structured checkpoint gets a menu by
+        `calibrate` and stays what it is.
       out: the .slr folder to make.
-      density: ceiling of S's density; any lower one is a prefix. With `balance` a part of what
-        every matrix may spend.
-      rank: ceiling of the residual adapter's rank; any lower one is a prefix. Likewise with
-        `balance`.
+      density: ceiling of S's density, by itself 0.7; any lower one is a prefix. With `balance` a
+        part of what every matrix may spend.
+      rank: ceiling of the residual adapter's rank, by itself 32; any lower one is a prefix.
+        Likewise with `balance`.
       method: "salr", "oats" or "hessian"; None: hessian when `calibrate` is given, else salr.
       calibrate: calibration text or inputs.
       iterations: of hessian or oats; None: what each takes by itself.
@@ -252,27 +263,29 @@ def structure(
     with tempfile.TemporaryDirectory(prefix="slc-structure-") as work:
         source = load(Path(model), workdir=Path(work), progress=progress)
         if source.checkpoint is not None:
-            raise RequestError(
-                f"{source.path.name} is a structured checkpoint already: slc export takes it, and "
-                "any slice of it, as it is; to decompose otherwise start from the dense model"
-            )
+            check_repricing(source, request, by_hand=balance or (density, rank) != (None, None))
+            return repriced(source, path, request, progress, replace=force)
         checkpoint = decompose_source(
-            source, path, chosen, density, rank, request, progress, replace=force, balance=balance
-        )
-        if calibrate is not None:
+            source, path, chosen, STRUCTURE_DENSITY if density is None else density,
+            STRUCTURE_RANK if rank is None else rank, request, progress, replace=force,
+            balance=balance,
+        )  # fmt: skip
+        if request.text() is not None:
             price(source, checkpoint, request, progress)
         return checkpoint
 
 
 def _export_source(
-    source: Source, target: Target, request: Request, method: str, folder: Path, work: Path,
+    source: Source, target: Target, request: Request, folder: Path, work: Path,
     save_structured: PathLike | None, progress: Progress | None,
 ) -> None:  # fmt: skip
     from slc.compiler.artifact.assemble import assemble
     from slc.compiler.frontends.weights import matrix, weight_tensor
     from slc.compiler.passes.lowering import Lowering
-    from slc.compiler.pipeline import lower
+    from slc.compiler.pipeline import fit, lower
 
+    request = with_built_in_text(request, source)
+    method = request.chosen_method()
     if source.checkpoint is not None:
         check_slice(source, request, save_structured)
         method = source.checkpoint.meta.method
@@ -298,6 +311,8 @@ def _export_source(
         adapters=_static(adapters) if not slotted else {},
         adapter_slots=request.adapter_slots,
     )
+    if source.genai_config is not None:
+        fit(source.graph, plan.context, request.logits)
     lower(source.graph, lowering, ort_min(target))
     assemble(source, target, request, plan, method, slotted, folder, progress)
 

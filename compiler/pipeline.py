@@ -1,7 +1,9 @@
 """The order of everything, and the only place where order lives.
 
-A graph goes through `lower` pass by pass. After each the postconditions are checked: graph outputs
-keep their names, types and shapes (genai crashes on untyped logits), and the inputs stay.
+`fit` makes the graph one of the context and of the outputs that were asked for; plans are made of
+what it leaves. Then a graph goes through `lower` pass by pass. After each the postconditions are
+checked: graph outputs keep their names, types and shapes (genai crashes on untyped logits), and the
+inputs stay.
 """
 
 from __future__ import annotations
@@ -12,12 +14,28 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
 from slc.compiler.errors import PostconditionError
 from slc.compiler.passes.attach_adapters import AttachAdapters
 from slc.compiler.passes.fuse_bias import FuseBias
+from slc.compiler.passes.last_logits import LastLogits
 from slc.compiler.passes.lower_linear import LowerLinear
 from slc.compiler.passes.lowering import Lowering
 from slc.compiler.passes.name_nodes import NameNodes
 from slc.compiler.passes.quantize_dense import QuantizeDense
 from slc.compiler.passes.runtime_versions import RuntimeVersions
 from slc.compiler.passes.share_adapter_down import ShareAdapterDown
+from slc.compiler.passes.trim_rotary import TrimRotary
+
+
+def fit(model: ir.Model, context: int, logits: str) -> ir.Model:
+    """Rewrites a decoder's graph in place for the context and the logits that were asked for.
+
+    Args:
+      model: not lowered yet.
+      context: tokens that a session must hold.
+      logits: "last" or "all", see `Request`.
+    """
+    TrimRotary(context)(model)
+    if logits == "last":
+        LastLogits()(model)
+    return model
 
 
 def passes(lowering: Lowering, ort_min: tuple[int, int]) -> list[ir.passes.PassBase]:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from slc.compiler.errors import RequestError
+from slc.compiler.structure.texts import BUILT_IN, NO_TEXT, built_in
 
 PathLike = str | Path
 
 METHODS = ("salr", "oats", "hessian")
+LOGITS = ("last", "all")
 _ADAPTER_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
 
 
@@ -37,9 +39,12 @@ class Request:
         predicted; None: any.
       context: tokens that the session must hold; None: what the model allows, at most 2048.
       batch: sequences at a time.
+      logits: of a decoder, "last": those of each sequence's last token, as generating text wants
+        them (onnxruntime-genai 0.13 and newer); "all": of every token, to score text.
       provider: execution provider; None: the device's.
       method: "salr", "oats" or "hessian"; None: hessian when `calibrate` is given, else salr.
-      calibrate: calibration text or inputs.
+      calibrate: calibration text or inputs; "default": the text that slc brings along; "none":
+        none; None: by itself only where `measures_by_default`.
       iterations: of hessian or oats; None: what each takes by itself (600, 40). Fewer are faster.
       match_blocks: steps that each transformer block is then trained to give what the dense one
         gives (block_matching.py), after hessian; None: none.
@@ -61,6 +66,7 @@ class Request:
     max_latency: float | None = None
     context: int | None = None
     batch: int = 1
+    logits: str = "last"
     provider: str | None = None
     method: str | None = None
     calibrate: PathLike | None = None
@@ -70,19 +76,55 @@ class Request:
     adapter_slots: int = 0
     jobs: int | None = None
 
+    def text(self) -> Path | None:
+        """The calibration text or inputs, if any were asked for.
+
+        Raises:
+          RequestError: there is no such file.
+        """
+        if self.calibrate is None or str(self.calibrate) == NO_TEXT:
+            return None
+        if str(self.calibrate) == BUILT_IN:
+            return built_in()
+        if not Path(self.calibrate).exists():
+            raise RequestError(
+                f"--calibrate {self.calibrate}: there is no such file; wanted text, one per line, "
+                f"or the word {BUILT_IN} for the text that slc brings along"
+            )
+        return Path(self.calibrate)
+
+    @property
+    def text_name(self) -> str:
+        """What to call the calibration text."""
+        return (
+            "slc's own text" if str(self.calibrate) == BUILT_IN else Path(str(self.calibrate)).name
+        )
+
+    def measures_by_default(self) -> bool:
+        """Whether `mem` is to be divided by measured errors and nobody said by what text.
+
+        A dense model is then decomposed and measured with the text that slc brings along.
+        """
+        left_open = self.values == "auto" and self.allocation in ("auto", "best")
+        by_hand = self.density is not None or self.rank is not None or self.gamma is not None
+        asked = self.mem is not None and self.calibrate is None
+        return asked and left_open and not by_hand and self.method in (None, "hessian")
+
     def chosen_method(self) -> str:
         """The method after defaults.
 
         Raises:
           RequestError: an unknown method, or one without the calibration it wants.
         """
-        method = self.method or ("hessian" if self.calibrate else "salr")
+        text = self.text()
+        method = self.method or ("hessian" if text else "salr")
         if method not in METHODS:
             raise RequestError(f"--method {method}: got {method!r}, wanted one of {list(METHODS)}")
-        if method != "salr" and not self.calibrate:
+        if method != "salr" and text is None:
             raise RequestError(
                 f"--method {method} needs activation statistics: got no --calibrate FILE, wanted a "
-                "text file with a few hundred lines like those the model will see"
+                "text file with a few hundred lines like those the model will see, or --calibrate "
+                "default for the text that slc brings along"
             )
         if method == "salr" and self.iterations is not None:
             raise RequestError(
@@ -94,14 +136,10 @@ class Request:
                 f"--match-blocks {self.match_blocks}: got the method {method}, wanted hessian, the "
                 "default with --calibrate FILE"
             )
-        if method == "salr" and self.calibrate:
+        if method == "salr" and text is not None:
             raise RequestError(
                 f"--method {method} uses no calibration: got --calibrate {self.calibrate}, leave "
                 "it out or choose --method hessian"
-            )
-        if self.calibrate and not Path(self.calibrate).exists():
-            raise RequestError(
-                f"--calibrate {self.calibrate}: there is no such file; wanted text, one per line"
             )
         return method
 
@@ -140,6 +178,8 @@ def make_request(options: dict[str, Any]) -> Request:
     if unknown:
         raise RequestError(f"unknown option {unknown[0]!r}: wanted one of {sorted(known)}")
     request = Request(**options)
+    if request.logits not in LOGITS:
+        raise RequestError(f"--logits: got {request.logits!r}, wanted one of {list(LOGITS)}")
     for name, least in (("adapter_slots", 0), ("jobs", 1), ("iterations", 1), ("match_blocks", 1)):
         value = getattr(request, name)
         if value is not None and (not isinstance(value, int) or value < least):

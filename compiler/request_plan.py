@@ -81,6 +81,7 @@ def budget_options(request: Request, extra_ranks: dict[str, int]) -> BudgetOptio
         max_latency_ms=request.max_latency,
         extra_adapter_ranks=extra_ranks,
         adapter_values=request.adapter_values,
+        logits=request.logits,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 # at equal bytes (tests/bench/results), below it any size is a slice.
 MENU_DENSITY = 0.5
 MENU_RANK = 16
+STRUCTURE_DENSITY, STRUCTURE_RANK = 0.7, 32  # ceilings of `slc structure`
+# By slc's own text: a decomposition that takes a sixth of the time of the default one.
+BUILT_IN_ITERATIONS = 80
 
 
 def chooses(request: Request, method: str) -> bool:
@@ -32,6 +36,43 @@ def chooses(request: Request, method: str) -> bool:
     by_hand = request.density is not None or request.rank is not None or request.mem is None
     left_open = request.values == "auto" and request.allocation in ("auto", "best")
     return left_open and not by_hand and request.gamma is None and method == "hessian"
+
+
+def with_built_in_text(request: Request, source: Source) -> Request:
+    """The request, with slc's own text where nobody named one and the budget needs errors."""
+    from slc.compiler.structure.texts import BUILT_IN
+
+    if source.checkpoint is not None or source.hf_folder is None:
+        return request
+    if not request.measures_by_default():
+        return request
+    iterations = request.iterations or BUILT_IN_ITERATIONS
+    return dataclasses.replace(request, calibrate=BUILT_IN, iterations=iterations)
+
+
+def repriced(
+    source: Source, path: Path, request: Request, progress: Progress | None, *, replace: bool
+) -> StructuredCheckpoint:  # fmt: skip
+    """A copy of the checkpoint `source` with a menu of its own.
+
+    Raises:
+      RequestError: the text can't be read or doesn't suit the model.
+    """
+    from slc.compiler.structure.checkpoint import StructuredCheckpoint
+    from slc.compiler.structure.menu import FOLDER
+
+    assert source.checkpoint is not None
+    partial = path.with_name(f".{path.name}.writing")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        shutil.copytree(source.checkpoint.path, partial, ignore=shutil.ignore_patterns(FOLDER))
+        price(source, StructuredCheckpoint(partial), request, progress)
+        if replace:
+            shutil.rmtree(path, ignore_errors=True)
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return StructuredCheckpoint(path)
 
 
 def menu_of_checkpoint(
@@ -42,7 +83,7 @@ def menu_of_checkpoint(
 
     if source.checkpoint is None:
         return None
-    if request.calibrate is not None:
+    if request.text() is not None:
         return price(source, source.checkpoint, request, progress, work / "menu")
     return open_menu(source.checkpoint.path)
 
@@ -70,10 +111,10 @@ def price(
     """Measures the errors of all options with the calibration text; None keeps them with it."""
     from slc.compiler.structure.menu_maker import make_menu
 
-    assert request.calibrate is not None
-    text = Path(request.calibrate)
+    text = request.text()
+    assert text is not None
     return make_menu(
-        source, checkpoint, text, calibration=text.name, folder=folder, jobs=request.jobs,
+        source, checkpoint, text, calibration=request.text_name, folder=folder, jobs=request.jobs,
         progress=progress,
     )  # fmt: skip
 
@@ -102,7 +143,7 @@ def decompose_source(
     from slc.compiler.structure.calibration import activation_grams, activation_statistics
     from slc.compiler.structure.decompose import decompose
 
-    text = Path(request.calibrate) if request.calibrate is not None else None
+    text = request.text()
     statistics = grams = None
     if request.match_blocks is not None and text is not None:
         check_matchable(source, text)  # before the slow part
@@ -172,6 +213,17 @@ def check_apart(save_structured: PathLike | None, out: Path, values: str) -> Non
         )
     if values == "dense":
         raise RequestError("--save-structured has nothing to keep with --values dense; drop one")
+
+
+def check_repricing(source: Source, request: Request, *, by_hand: bool) -> None:
+    """Refuses what would change a checkpoint that is only to get a menu."""
+    others = request.method or request.iterations or request.match_blocks
+    if request.text() is None or by_hand or others or request.values != "auto":
+        raise RequestError(
+            f"{source.path.name} is a structured checkpoint already: slc export takes it, and any "
+            "slice of it, as it is. --calibrate FILE alone measures what its slices lose and keeps "
+            "that in OUT; to decompose otherwise start from the dense model"
+        )
 
 
 def check_slice(source: Source, request: Request, save_structured: PathLike | None) -> None:

@@ -83,14 +83,16 @@ def tolerance(wanted: np.ndarray, base: np.ndarray) -> float:
 def slotted(tiny_llama: Path, adapters: dict[str, Path], tmp_path_factory: Any) -> Path:
     out = tmp_path_factory.mktemp("slots") / "out"
     texts = [f"{path}={name}" for name, path in adapters.items()]
-    return export(tiny_llama, out, density=1.0, rank=0, adapters=texts, adapter_slots=2)
+    return export(
+        tiny_llama, out, density=1.0, rank=0, adapters=texts, adapter_slots=2, logits="all"
+    )
 
 
 def test_static_adapters_are_concatenated(
     tiny_llama: Path, adapters: dict[str, Path], merged: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     texts = [f"{path}={name}" for name, path in adapters.items()]
-    out = export(tiny_llama, tmp_path / "out", density=1.0, rank=0, adapters=texts)
+    out = export(tiny_llama, tmp_path / "out", density=1.0, rank=0, adapters=texts, logits="all")
     artifact = Artifact.open(out)
     downs = [node for node in artifact.model().graph if node.op_type == "ConcatAdapterDown"]
     assert all(len([i for i in node.inputs if i is not None]) == 2 for node in downs)  # X, one A
@@ -104,7 +106,13 @@ def test_static_adapters_stay_f16_beside_an_int8_residual(
     """At density 1 the residual is nothing: only task adapters can move the logits."""
     texts = [f"{path}={name}" for name, path in adapters.items()]
     out = export(
-        tiny_llama, tmp_path / "out", density=1.0, rank=4, adapters=texts, adapter_values="i8"
+        tiny_llama,
+        tmp_path / "out",
+        density=1.0,
+        rank=4,
+        adapters=texts,
+        adapter_values="i8",
+        logits="all",
     )
     artifact = Artifact.open(out)
     downs = [node for node in artifact.model().graph if node.op_type == "ConcatAdapterDown"]

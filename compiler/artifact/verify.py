@@ -42,6 +42,7 @@ from slc.compiler.artifact.report import Distance, VerifyReport
 from slc.compiler.artifact.tolerance import SEEDS, OutputCheck, check_output
 from slc.compiler.budget.encodings import INT8_LEVEL
 from slc.compiler.errors import ArtifactError, ModelError, PostconditionError
+from slc.compiler.passes.last_logits import LastLogits, gives_last_logits
 from slc.compiler.progress import Progress
 
 GREEDY_STEPS = 64
@@ -207,6 +208,8 @@ class _Run:
 
         with tempfile.TemporaryDirectory(prefix="slc-verify-") as workdir:
             source = frontends.load(path, workdir=Path(workdir))
+            if gives_last_logits(self._model):
+                LastLogits()(source.graph)
             try:
                 with sessions.written_session(source.graph) as session:
                     self._must_take_the_same(session, path)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from slc.compiler.budget import operation as op
 from slc.compiler.budget.choice import AdapterType, Choice
 from slc.compiler.budget.cost_plan import CostLine, CostPlan
+from slc.compiler.budget.folding import folded_nodes
 from slc.compiler.budget.memory import Workload
 from slc.compiler.budget.operation import KernelCost, Machine, Operation
 from slc.compiler.budget.shapes import concrete_shapes
@@ -241,11 +242,11 @@ def _other_nodes(model: ir.Model, stored: Sequence[_Stored]) -> list[Operation]:
     """All that are neither Linears nor attention, nor vanish when the graph is lowered."""
     linear_nodes = {name for linear, _, _ in stored for name in linear.nodes}
     sparse = {name for linear, choice, _ in stored if choice.sparse for name in linear.nodes}
-    shapes = concrete_shapes(model, 1, 1)
+    shapes, folded = concrete_shapes(model, 1, 1), folded_nodes(model)
     found = []
     for node in model.graph:
         gone = str(node.name) in linear_nodes or _is_fused_bias(node, sparse)
-        if gone or node.op_type in ("Constant", *_ATTENTION):
+        if gone or str(node.name) in folded or node.op_type in _ATTENTION:
             continue
         made = (shapes.get(str(value.name), ()) for value in node.outputs[:1])
         found.append(op.node(sum(math.prod(shape) for shape in made)))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from slc.compiler.budget.activations import activation_peak
 from slc.compiler.budget.choice import Choice
 from slc.compiler.budget.encodings import INT8_LEVEL, aligned
+from slc.compiler.budget.folding import final_readers, folded_nodes
 from slc.compiler.budget.shapes import Shape, concrete_shapes
 from slc.compiler.budget.steps import graph_steps
 from slc.compiler.linear import Linear
@@ -227,9 +228,9 @@ def other_weight_bytes(
     accounted: dict[str, set[str]] = {}
     for linear in linears:
         accounted.setdefault(linear.weight, set()).update(linear.nodes)
-    total = 0
+    total, folded = 0, folded_nodes(model)
     for name, value in model.graph.initializers.items():
-        readers = {node.name for node, _ in value.uses()}
+        readers = final_readers(value, folded)
         if name in accounted and readers <= accounted[name]:
             continue
         tensor = value.const_value
@@ -247,8 +248,10 @@ def _resident_extra(linear: Linear, choice: Choice) -> int:
 
     MatMulNBits at level 4 packs Q again, with f32 scales and sums of every group beside it; untied,
     the mapping of Q is given back. A dense MatMul's packed f32 replaces its mapping. Our operators
-    read the mapping.
+    read the mapping. A dense table that the graph transposes is kept both ways.
     """
+    if choice.encoding == "dense" and linear.kind == "embedding" and linear.transposed:
+        return 4 * linear.numel
     if not _packed_by_runtime(linear, choice):
         return 0
     groups = linear.N * -(-linear.K // choice.group)

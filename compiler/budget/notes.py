@@ -31,6 +31,8 @@ def plan_notes(
       menu: that the budget is divided by; None where it is not.
     """
     notes = []
+    if source.weightless:
+        notes.append("no weights are there: the sizes are those of config.json")
     if menu is not None:
         notes.append(f"predicted errors: {menu.calibration}")
     elif asked.values == "auto" and options.values != "auto":

@@ -51,6 +51,7 @@ class BudgetOptions:
         "auto" is the best.
       max_latency_ms: what a decoder may take for a token at half of the context, predicted.
       adapter_values: "f16" or "i8", of every residual adapter; task adapters are f16.
+      logits: "last" or "all" tokens' of a decoder.
     """
 
     density: float | None = None
@@ -67,6 +68,7 @@ class BudgetOptions:
     allocation: str = "auto"
     max_latency_ms: float | None = None
     adapter_values: str = "f16"
+    logits: str = "last"
 
 
 def check_options(options: BudgetOptions) -> None:

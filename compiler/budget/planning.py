@@ -26,6 +26,8 @@ from slc.compiler.budget.memory import MemoryPlan, Workload
 from slc.compiler.budget.menu_errors import choice_error
 from slc.compiler.budget.notes import plan_notes
 from slc.compiler.budget.options import (
+    DEFAULT_DENSITY,
+    DEFAULT_RANK,
     DENSE_ALLOCATIONS,
     BudgetOptions,
     check_level,
@@ -34,9 +36,10 @@ from slc.compiler.budget.options import (
     chosen_context,
     chosen_level,
 )
+from slc.compiler.budget.sizes import format_size
 from slc.compiler.budget.stage import Stage
 from slc.compiler.budget.typical import typical_menu
-from slc.compiler.errors import RequestError
+from slc.compiler.errors import BudgetError, RequestError
 from slc.compiler.linear import Refusal
 
 if TYPE_CHECKING:
@@ -109,15 +112,36 @@ def plan(
     """
     check_options(options)
     allocation = chosen_allocation(options)
+    by_default = (options.mem_bytes, options.density, options.rank) == (None, None, None)
+    try:
+        return _plan(source, target, options, menu, allocation, compare=compare)
+    except BudgetError:
+        if allocation != "hand" or not by_default:
+            raise
+    # The defaults do not fit: what the device can spare decides.
+    spare = dataclasses.replace(options, mem_bytes=target.usable_bytes)
+    found = _plan(source, target, options, menu, chosen_allocation(spare), compare=compare)
+    note = (
+        f"no --mem was given and density {DEFAULT_DENSITY}, rank {DEFAULT_RANK} do not fit: chosen "
+        f"for the {format_size(target.usable_bytes)} that {target.name} can spare"
+    )
+    return dataclasses.replace(found, notes=(note, *found.notes))
+
+
+def _plan(
+    source: Source, target: Target, options: BudgetOptions, menu: Prices | None, allocation: str,
+    *, compare: bool,
+) -> Plan:  # fmt: skip
+    """The plan by one allocation."""
     asked = options
     priced = typical_menu(source) if menu is None else menu
     menu = priced if allocation == "best" else None
     if allocation != "best":
         menu, options = None, _with_stored_values(source, options)
         check_level(options)
-    workload = Workload(
-        options.batch, chosen_context(source, options), source.genai_config, target.ort_min
-    )
+    context = chosen_context(source, options)
+    source = _fitted(source, context, options.logits)
+    workload = Workload(options.batch, context, source.genai_config, target.ort_min)
     storage = Storage(
         _VALUES.get(options.values, "f16"), options.group, i4_layout(target), chosen_level(options),
         chosen_adapter_type(options),
@@ -138,6 +162,15 @@ def plan(
         speed,
         _compared(source, target, options, workload, priced) if compare else (),
     )  # fmt: skip
+
+
+def _fitted(source: Source, context: int, logits: str) -> Source:
+    """The source with the graph that an export starts from."""
+    from slc.compiler.pipeline import fit
+
+    if source.genai_config is None:
+        return source
+    return dataclasses.replace(source, graph=fit(source.graph.clone(), context, logits))
 
 
 def _chosen(stage: Stage, allocation: str, priced: Prices) -> list[Choice]:

@@ -288,7 +288,7 @@ class Stage:
         by_mem = options.mem_bytes is not None
         what = "--mem" if by_mem else f"usable memory of {self._target.name}"
         hints = ["lower --context or --batch"]
-        if options.density is not None or options.rank is not None or not by_mem:
+        if options.density is not None or options.rank is not None:
             hints = [
                 "lower --density or --rank",
                 "leave both out to have them chosen by --mem",

@@ -18,6 +18,7 @@ from collections.abc import Collection, Mapping, Sequence
 import onnx_ir as ir
 
 from slc.compiler.budget.choice import Choice
+from slc.compiler.budget.folding import folded_nodes
 from slc.compiler.budget.shapes import Shape
 from slc.compiler.linear import Linear
 
@@ -94,7 +95,9 @@ def graph_steps(
       skip: names of values that are counted elsewhere: KV cache, weights that are fed.
       by_blocks: GroupQueryAttention walks the scores in blocks.
     """
-    skipped = set(skip) | {str(name) for name in model.graph.initializers}
+    folded = folded_nodes(model)
+    constant = {str(o.name) for n in model.graph if str(n.name) in folded for o in n.outputs}
+    skipped = set(skip) | {str(name) for name in model.graph.initializers} | constant
     by_node = {
         node: (choice, choice.rank + (extra_ranks or {}).get(linear.name, 0))
         for linear, choice in zip(linears, choices, strict=True)
@@ -110,6 +113,8 @@ def graph_steps(
     shared = _SharedDowns(model, {name: rank for name, (_, rank) in by_node.items() if rank})
     steps: list[Step] = []
     for node in model.graph:
+        if str(node.name) in folded:
+            continue
         step = _step(node, shapes, skipped, biased)
         step = dataclasses.replace(step, workspace=_workspace_bytes(node, shapes, by_blocks))
         steps += shared.adapted(node, step)

@@ -44,8 +44,8 @@ class TypicalMenu:
 
     linears: dict[str, MenuLinear]
     calibration: str = (
-        "typical ones, of Gaussian weights with every Linear counting alike; --calibrate FILE "
-        "measures this model's own"
+        "typical ones, of Gaussian weights with every Linear counting alike; --calibrate FILE, or "
+        "default for slc's own text, measures this model's"
     )
 
 

@@ -15,7 +15,10 @@ Model = Annotated[
     ),
 ]
 DenseModel = Annotated[
-    Path, typer.Argument(help="A Hugging Face folder or an .onnx file.", show_default=False)
+    Path,
+    typer.Argument(
+        help="A Hugging Face folder, an .onnx file or an .slr to measure.", show_default=False
+    ),
 ]
 Device = Annotated[
     str, typer.Option(help="A name that `slc devices` lists, or a TOML file of your own.")
@@ -69,6 +72,12 @@ Context = Annotated[
     int | None, typer.Option(help="Tokens the session must hold: prompt and answer.")
 ]
 Batch = Annotated[int, typer.Option(help="Sequences at a time.")]
+Logits = Annotated[
+    str,
+    typer.Option(
+        help="Of a decoder: last (each sequence's last token, what generating text reads) or all."
+    ),
+]
 Provider = Annotated[
     str | None, typer.Option(help="Execution provider: cpu (cuda is not offered yet).")
 ]
@@ -78,7 +87,10 @@ Method = Annotated[
 ]
 Calibrate = Annotated[
     Path | None,
-    typer.Option(help="Calibration text (.txt, .jsonl) or inputs (.npz) for hessian or oats."),
+    typer.Option(
+        help="Calibration text (.txt, .jsonl) or inputs (.npz), default (slc's own text) or none. "
+        "Left out, export --mem takes slc's own for a dense model with a tokenizer."
+    ),
 ]
 Iterations = Annotated[
     int | None,

@@ -16,8 +16,12 @@ def command(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The .slr folder to make.", show_default=False)
     ],
-    density: Annotated[float, typer.Option(help="Ceiling: any lower density is a slice.")] = 0.7,
-    rank: Annotated[int, typer.Option(help="Ceiling: any lower rank is a slice.")] = 32,
+    density: Annotated[
+        float | None, typer.Option(help="Ceiling, 0.7 by itself: any lower density is a slice.")
+    ] = None,
+    rank: Annotated[
+        int | None, typer.Option(help="Ceiling, 32 by itself: any lower rank is a slice.")
+    ] = None,
     method: opt.Method = None,
     calibrate: opt.Calibrate = None,
     iterations: opt.Iterations = None,
@@ -38,7 +42,11 @@ def command(
     force: Annotated[bool, typer.Option("--force", help="Replace a checkpoint at OUT.")] = False,
     json: opt.Json = False,
 ) -> None:
-    """Decompose MODEL's weights into a structured checkpoint: the slow, once-only half."""
+    """Decompose MODEL's weights into a structured checkpoint: the slow, once-only half.
+
+    Of a structured checkpoint, with --calibrate alone: measure what its slices lose, as the budget
+    of an export wants to know.
+    """
     from slc.compiler import api
 
     with progress_bar() as progress:

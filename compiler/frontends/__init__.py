@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from slc.compiler.errors import ModelError
 from slc.compiler.extras import require
+from slc.compiler.frontends import config_only as without_weights
 from slc.compiler.frontends import decoder, encoder, huggingface, onnx_file, structured
 from slc.compiler.frontends.assemble import assemble
 from slc.compiler.frontends.source import Source
@@ -26,6 +27,7 @@ def load(
     *,
     workdir: Path,
     target: Target | None = None,
+    config_only: bool = False,
     progress: Progress | None = None,
 ) -> Source:
     """Loads a model: an `.slr` folder, an ONNX file or folder, or a Hugging Face folder.
@@ -34,6 +36,7 @@ def load(
       path: what the user named.
       workdir: an empty folder for the exported graph; it must outlive the Source.
       target: checked before any heavy work: a decoder's graph needs a recent onnxruntime.
+      config_only: take a Hugging Face folder without weights too; all its weights are then 0.
       progress: called as progress(done, total, what).
 
     Raises:
@@ -54,7 +57,7 @@ def load(
     if (path / "slr.json").is_file():
         return structured.read(path, workdir, target)
     if (path / "config.json").is_file() and not (path / "model.onnx").is_file():
-        return _load_huggingface(path, workdir, target, report)
+        return _load_huggingface(path, workdir, target, report, config_only)
     if (path / "model.onnx").is_file():
         return _load_onnx(path, path / "model.onnx", workdir, target, report)
     raise ModelError(
@@ -64,8 +67,9 @@ def load(
 
 
 def _load_huggingface(
-    folder: Path, workdir: Path, target: Target | None, report: Progress
+    path: Path, workdir: Path, target: Target | None, report: Progress, config_only: bool
 ) -> Source:
+    folder = path
     config = huggingface.read_config(folder)
     is_decoder = huggingface.is_decoder(config)
     if is_decoder:
@@ -75,7 +79,10 @@ def _load_huggingface(
     else:
         require("an encoder's Hugging Face folder", "torch", "transformers", "onnxscript")
     report(0, 3, "checking weights")
-    parameters = huggingface.check_weights(folder)
+    weightless = config_only and not without_weights.has_weights(folder)
+    if weightless:
+        folder = without_weights.with_zeros(folder, workdir / "zeros")
+    parameters = {} if weightless else huggingface.check_weights(folder)
     assets = huggingface.assets(folder)
     files = [*assets.values(), *huggingface.safetensors_files(folder)]
     report(1, 3, "exporting to ONNX")
@@ -90,13 +97,14 @@ def _load_huggingface(
     source = assemble(
         graph,
         "decoder" if is_decoder else "encoder",
-        folder,
+        path,
         workdir,
         parameters=parameters,
         genai_config=genai_config,
         assets=assets,
         hf_folder=huggingface.tokenizer_folder(huggingface.assets(folder)),
         source_sha256=files_sha256(files),
+        weightless=weightless,
     )
     report(3, 3, "loaded")
     return source

@@ -43,4 +43,5 @@ class Source:
     checkpoint: StructuredCheckpoint | None = None
     workdir: Path | None = None
     hf_folder: Path | None = None
+    weightless: bool = False  # made from a config.json alone: every weight is 0
     source_sha256: str = ""  # of the input's files, in name order

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import json
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,12 @@ from slc.compiler.errors import ModelError, RequestError
 Array = npt.NDArray[Any]
 
 SAMPLES_PER_RUN = 16
+BUILT_IN, NO_TEXT = "default", "none"  # words in the place of a file
+
+
+def built_in() -> Path:
+    """The text that slc brings along: passages of many kinds, in many languages, made for this."""
+    return Path(str(importlib.resources.files("slc.compiler.structure"))) / "default_text.txt"
 
 
 def read_texts(path: Path) -> list[str]:

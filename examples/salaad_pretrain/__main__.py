@@ -162,12 +162,12 @@ def _write_engines(out: Path, checkpoint: Path, held_out: Any, folder: Path, pla
     """Dense in f32 and int4, L + S in three value types: bytes, perplexity and decode speed."""
     print("exporting the dense model in f32 and int4, L + S in f16, i8 and i4 ...", flush=True)
     dense = out / "dense" / "model"
-    export(dense, folder / "dense-f32", values="dense", context=CONTEXT, force=True)
+    export(dense, folder / "dense-f32", values="dense", context=CONTEXT, logits="all", force=True)
     _build_int4(dense, folder / "dense-int4")
     titles = {"dense-f32": "dense, f32", "dense-int4": "dense, int4 (genai's builder)"}
     for values in ("f16", "i8", "i4"):
         name = f"salaad-{values}"
-        export(checkpoint, folder / name, values=values, context=CONTEXT, force=True)
+        export(checkpoint, folder / name, values=values, context=CONTEXT, logits="all", force=True)
         titles[name] = f"SALAAD, L + S, {values}"
     rows = []
     for name, title in titles.items():

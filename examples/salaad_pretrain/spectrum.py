@@ -65,8 +65,9 @@ def spectrum(
     for i, budget in enumerate(budgets(checkpoint, count)):
         folder = out / f"mem-{i:02d}"
         export(
-            checkpoint, folder, mem=budget, gamma=gamma, values="f16", context=CONTEXT, force=True
-        )
+            checkpoint, folder, mem=budget, gamma=gamma, values="f16", context=CONTEXT, force=True,
+            logits="all",
+        )  # fmt: skip
         choices = choices_of(folder)
         put_slice(model, stored, choices)
         found = Slice(

@@ -117,7 +117,7 @@ def test_an_export_computes_the_surrogate(
     folder = save(model, corpus.tokenizer, tmp_path / "hf")
     checkpoint = write_salaad(salaad, folder, tmp_path / "m.slr")
     assert isinstance(checkpoint, StructuredCheckpoint)
-    out = export(tmp_path / "m.slr", tmp_path / "out", values="f16", context=256)
+    out = export(tmp_path / "m.slr", tmp_path / "out", values="f16", context=256, logits="all")
     rows = json.loads((out / "manifest.json").read_text())["linears"]
     head = next(row for row in rows if row["kind"] == "lm_head")
     assert head["choice"]["encoding"] in ("bitmap", "delta")

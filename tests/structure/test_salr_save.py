@@ -28,7 +28,7 @@ torch.set_num_threads(1)  # the matrices are too small to share, and other tests
 
 IDS = torch.arange(5, 24)[None]
 TARGETS = r"encoder\..*\.(query|key|value|dense)"
-WHOLE: dict[str, Any] = {"values": "f16"}  # all that it holds
+WHOLE: dict[str, Any] = {"values": "f16", "logits": "all"}  # all that it holds
 U16 = 2.0**-11  # f16's rounding, relative
 
 
