@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .blob_check import check
+from .blob_grid import Grid
 from .blob_header import BlobError, Header, read_header, write_header
 from .blob_kinds import Blob, Encoding, Kind, Layout, ValueType, checked_kind
-from .blob_sections import CODEBOOK_ENTRIES, blob_end, sections
+from .blob_sections import blob_end, sections
 from .blob_size import DELTA_BELOW, blob_bytes, encoded_bytes
 from .blob_values import (
     Matrix,
@@ -31,7 +31,15 @@ from .blob_values import (
 )
 from .code_runs import row_lengths, run_bytes, unpack_runs
 from .codebook import code_table
-from .positions import chunks, gaps, pack_masks, popcount, positions_of_gaps, unpack_masks
+from .positions import (
+    chunks,
+    full_masks,
+    gaps,
+    pack_masks,
+    popcount,
+    positions_of_gaps,
+    unpack_masks,
+)
 
 __all__ = [
     "DELTA_BELOW",
@@ -79,11 +87,11 @@ def encode(
             that are fitted to the matrix, with "planes" 15 and zero.
         group: columns that share a scale, a multiple of 64; ignored for "f16" and for "delta",
             which has one group.
-        mask: bool [N, K], which values are stored; S != 0 when left out.
-        encoding: how positions are kept; "delta" goes with "f16" and "i8".
+        mask: bool [N, K], which values are stored; S != 0 when left out. Not for "full".
+        encoding: how positions are kept; "delta" goes with "f16" and "i8", "full" stores them all.
         layout: the order of i4 codes; "planes" goes with "i4".
         grid: the scales and the codebook, where they have been chosen: a value on this grid is
-            kept as it is. For bitmaps of "i8" and "i4".
+            kept as it is. For "i8" and "i4", not for "delta".
 
     Raises:
         ValueError: wrong shape, type, group, or a value that is NaN or infinite.
@@ -91,10 +99,25 @@ def encode(
     _check_matrix(S, mask)
     n, k = S.shape
     kind = checked_kind(k, value_type, group, encoding, layout)
+    if encoding == "full" and mask is not None:
+        raise ValueError("mask: got one with encoding 'full', wanted none: all values are stored")
     if grid is not None:
         grid.check(n, k, kind)
     matrix = Matrix(S, mask, None if grid is None else grid.scales)
     masks = _encode_masks(matrix, encoding)
+    blob, header, values = new_blob(masks, k, kind, matrix.exponent(kind))
+    codebook = None if grid is None else grid.codebook
+    _encode_values(values, blob, header, matrix, masks, codebook)
+    write_header(blob, header)
+    return blob
+
+
+def new_blob(masks: Blob, k: int, kind: Kind, exponent: int) -> tuple[Blob, Header, Blob]:
+    """(a blob with everything but values, scales and codebook, its header, its values section).
+
+    The header is not in the blob yet, since it has the checksum. Masks: bytes [N, 8 * words].
+    """
+    n = masks.shape[0]
     nnz, starts = _encode_starts(masks, kind)
     at = sections(n, k, nnz, kind, kind.tile_rows)
     values_end = at.values + kind.values_bytes(int(starts[-1]))
@@ -103,60 +126,22 @@ def encode(
         n=n,
         k=k,
         nnz=nnz,
-        encoding=encoding,
-        value_type=value_type,
-        layout=layout,
+        encoding=kind.encoding,
+        value_type=kind.value_type,
+        layout=kind.layout,
         group=kind.group,
         tile_rows=kind.tile_rows,
-        exponent=matrix.exponent(kind),
+        exponent=exponent,
         values_offset=at.values,
         total_bytes=blob.size,
         crc32=0,
     )
     header.starts(blob)[:] = starts
-    if encoding == "bitmap":
+    if kind.encoding == "bitmap":
         header.masks(blob)[:] = masks
-    else:
+    elif kind.encoding == "delta":
         _fill(header.gaps(blob), _gap_bytes(masks, k))
-    codebook = None if grid is None else grid.codebook
-    _encode_values(blob[at.values : values_end], blob, header, matrix, masks, codebook)
-    write_header(blob, header)
-    return blob
-
-
-@dataclass(frozen=True)
-class Grid:
-    """What stored values are rounded to, chosen by whoever made S: scale times level.
-
-    Attributes:
-        scales: float32 [N, groups], each of few enough bits for an f16 number times 2^exponent.
-        codebook: int8 [16] for "i4", 0 first for "planes"; None for "i8": levels -127 ... 127.
-    """
-
-    scales: Floats
-    codebook: npt.NDArray[np.int8] | None = None
-
-    def check(self, n: int, k: int, kind: Kind) -> None:
-        """Whether the grid is one for n x k matrices of this kind.
-
-        Raises:
-            ValueError: it is not.
-        """
-        if kind.value_type == "f16" or kind.encoding == "delta":
-            got = f"a {kind.encoding} of {kind.value_type} values"
-            raise ValueError(f"grid: got {got}, wanted a bitmap of i8 or i4 values")
-        groups = -(-k // kind.group)
-        if self.scales.dtype != np.float32 or self.scales.shape != (n, groups):
-            got = f"{self.scales.dtype} {list(self.scales.shape)}"
-            raise ValueError(f"grid.scales: got {got}, wanted float32 [{n}, {groups}]")
-        if not np.isfinite(self.scales).all() or (self.scales < 0).any():
-            raise ValueError("grid.scales: wanted finite numbers of at least 0")
-        entries = None if self.codebook is None else (self.codebook.dtype, self.codebook.shape)
-        wanted = (np.dtype(np.int8), (CODEBOOK_ENTRIES,)) if kind.value_type == "i4" else None
-        if entries != wanted:
-            raise ValueError(f"grid.codebook: got {entries}, wanted {wanted}")
-        if kind.layout == "planes" and self.codebook is not None and self.codebook[0] != 0:
-            raise ValueError(f"grid.codebook[0]: got {self.codebook[0]}, wanted 0 for planes")
+    return blob, header, blob[at.values : values_end]
 
 
 def _check_matrix(S: Floats, mask: Bools | None) -> None:
@@ -199,6 +184,8 @@ def _fill(section: Any, parts: Iterator[Any]) -> None:
 def _encode_masks(matrix: Matrix, encoding: Encoding) -> Blob:
     """Masks as bytes [N, 8 * words], those of delta with its fillers."""
     n, k = matrix.S.shape
+    if encoding == "full":
+        return full_masks(n, k)
     masks = np.empty((n, 8 * -(-k // 64)), np.uint8)
     for rows in matrix.chunks:
         masks[rows] = pack_masks(matrix.stored(rows), encoding)
@@ -247,17 +234,17 @@ def decode(blob: Blob) -> Floats:
 
 
 def decode_integers(blob: Blob) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float64]]:
-    """(integers [N, K], scales with the exponent [N, groups]) of an i8 or i4 bitmap, both exact.
+    """(integers [N, K], scales with the exponent [N, groups]) of i8 or i4 values, both exact.
 
     Raises:
         BlobError: the blob fails :func:`check`.
-        ValueError: another kind of blob.
+        ValueError: another kind of blob, or "delta".
     """
     check(blob)
     header = read_header(blob)
     if header.value_type == "f16" or header.encoding == "delta":
         got = f"a {header.encoding} of {header.value_type} values"
-        raise ValueError(f"blob: got {got}, wanted a bitmap of i8 or i4 values")
+        raise ValueError(f"blob: got {got}, wanted a bitmap or a full blob of i8 or i4")
     integers = np.zeros((header.n, header.k), np.int8)
     for rows, at, values in _decode_values(blob, header):
         integers[rows].reshape(-1)[at] = values

@@ -1,4 +1,4 @@
-"""BitmapSparseGemm: a Linear whose weights are a packed bitmap blob. Contract and numpy reference.
+"""BitmapSparseGemm: a Linear whose weights are a packed blob. Contract and numpy reference.
 
 ``BitmapSparseGemm(X, packed, bias?) -> Y``, domain ``ai.slc``, version 1:
 Y = X · decode(packed)ᵀ + bias, accumulated in float32.
@@ -18,8 +18,8 @@ Attributes:
     N, K: int, required; must equal the blob's.
     accuracy_level: int, default 0. The precision of the activations, with the codes of
         onnxruntime's MatMulNBits: 0 unset, 1 float32, 4 int8 (its 2 and 3, float16 and bfloat16,
-        do not exist here). 0 and 1 both mean float32. 4 is legal for bitmap blobs of i8 and i4
-        values.
+        do not exist here). 0 and 1 both mean float32. 4 is legal for bitmap and full blobs of i8
+        and i4 values.
 
 At accuracy_level 4 the activations are rounded to int8, 64 columns at a time. X is taken to
 float32; each row is cut into blocks of 64 columns, the last of which may be short. For a block:

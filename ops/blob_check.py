@@ -31,10 +31,12 @@ def check(blob: Blob) -> None:
     if blob.size < values:
         raise BlobError(f"length: got {blob.size}, wanted {header.total_bytes}")
     _check_equal("crc32", header.crc32, crc32(blob, values))
-    if header.encoding == "bitmap":
-        _check_masks(blob, header)
-    else:
+    if header.encoding == "full":
+        _check_equal("nnz", header.nnz, header.n * header.k)
+    if header.encoding == "delta":
         _check_gaps(blob, header)
+    else:
+        _check_masks(blob, header)
     if header.value_type == "i4":
         _check_codebook(blob, header)
     # The positions are known to be right by now, so the length that they call for is too.

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from .blob_kinds import ENCODINGS, LAYOUTS, VALUE_TYPES, Blob, Encoding, Kind, Layout, ValueType
 from .blob_sections import CODEBOOK_ENTRIES, HEADER_BYTES, Sections, sections
+from .positions import full_masks
 
 __all__ = [
     "EXPONENT_MAX",
@@ -92,7 +93,12 @@ class Header:
         return starts
 
     def masks(self, blob: Blob) -> Blob:
-        """The masks of a bitmap blob with this header as bytes: [N, 8 * words]."""
+        """The masks of a bitmap blob with this header as bytes: [N, 8 * words].
+
+        Those that a full blob would have are one row that stands for all, read-only.
+        """
+        if self.encoding == "full":
+            return full_masks(self.n, self.k)
         begin = self.sections.where
         return blob[begin : begin + 8 * self.words * self.n].reshape(self.n, -1)
 
@@ -169,13 +175,14 @@ def read_header(blob: Blob) -> Header:
         exponent,
         crc,
     ) = _STRUCT.unpack(blob[:HEADER_BYTES].tobytes())
-    delta, i4 = ENCODINGS.get(encoding) == "delta", VALUE_TYPES.get(value_type) == "i4"
+    delta, full = (ENCODINGS.get(encoding) == name for name in ("delta", "full"))
+    planes = VALUE_TYPES.get(value_type) == "i4" and not full
     for name, got, wanted in (
         ("magic", magic, (MAGIC,)),
         ("version", version, (VERSION,)),
         ("encoding", encoding, tuple(ENCODINGS)),
         ("value_type", value_type, (1, 2) if delta else tuple(VALUE_TYPES)),
-        ("layout", layout, tuple(LAYOUTS) if i4 else (0,)),
+        ("layout", layout, tuple(LAYOUTS) if planes else (0,)),
         ("reserved", reserved, (0,)),
     ):
         if got not in wanted:

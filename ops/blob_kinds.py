@@ -22,12 +22,12 @@ __all__ = [
 ]
 
 ValueType = Literal["f16", "i8", "i4"]
-Encoding = Literal["bitmap", "delta"]
+Encoding = Literal["bitmap", "delta", "full"]
 Layout = Literal["rows", "planes"]
 Blob = npt.NDArray[np.uint8]
 
 # By their codes in the header.
-ENCODINGS: dict[int, Encoding] = {1: "bitmap", 2: "delta"}
+ENCODINGS: dict[int, Encoding] = {1: "bitmap", 2: "delta", 3: "full"}
 VALUE_TYPES: dict[int, ValueType] = {1: "f16", 2: "i8", 3: "i4"}
 LAYOUTS: dict[int, Layout] = {0: "rows", 1: "planes"}
 # What the largest magnitude of a group is in units of its scale.
@@ -64,13 +64,15 @@ def checked_kind(
     if value_type not in VALUE_TYPES.values():
         raise ValueError(f"value_type: got {value_type!r}, wanted 'f16', 'i8' or 'i4'")
     if encoding not in ENCODINGS.values():
-        raise ValueError(f"encoding: got {encoding!r}, wanted 'bitmap' or 'delta'")
+        raise ValueError(f"encoding: got {encoding!r}, wanted 'bitmap', 'delta' or 'full'")
     if layout not in LAYOUTS.values():
         raise ValueError(f"layout: got {layout!r}, wanted 'rows' or 'planes'")
     if encoding == "delta" and value_type == "i4":
         raise ValueError("value_type: got 'i4' with encoding 'delta', wanted 'f16' or 'i8'")
     if layout == "planes" and value_type != "i4":
         raise ValueError(f"layout: got 'planes' with value_type {value_type!r}, wanted 'rows'")
+    if layout == "planes" and encoding == "full":
+        raise ValueError("layout: got 'planes' with encoding 'full', wanted 'rows'")
     if value_type == "f16":
         return Kind(encoding, value_type, layout, 0)
     group = -(-k // 64) * 64 if encoding == "delta" else group

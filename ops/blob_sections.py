@@ -28,7 +28,8 @@ class Sections:
 def sections(n: int, k: int, nnz: int, kind: Kind, tile_rows: int) -> Sections:
     """The sections of a blob with these fields."""
     where = _aligned(HEADER_BYTES + 8 * (-(-n // tile_rows) + 1))
-    scales = _aligned(where + (8 * n * -(-k // 64) if kind.encoding == "bitmap" else nnz))
+    where_bytes = {"bitmap": 8 * n * -(-k // 64), "delta": nnz, "full": 0}[kind.encoding]
+    scales = _aligned(where + where_bytes)
     codebook = _aligned(scales + (2 * n * -(-k // kind.group) if kind.group else 0))
     values = _aligned(codebook + (CODEBOOK_ENTRIES if kind.value_type == "i4" else 0))
     return Sections(HEADER_BYTES, where, scales, codebook, values)

@@ -29,14 +29,16 @@ def encoded_bytes(
 ) -> int:
     """Length in bytes of the blob of an [n, k] matrix with nnz stored values.
 
-    Exact for f16 and i8 bitmaps. That of i4 and of delta depends on where the values are: an upper
-    bound, :func:`blob_bytes` is exact.
+    Exact for f16 and i8 bitmaps, and for every full blob (whose nnz is n * k). That of i4 bitmaps
+    and of delta depends on where the values are: an upper bound, :func:`blob_bytes` is exact.
 
     Raises:
         ValueError: impossible counts, or a kind of blob that does not exist.
     """
     if n < 1 or k < 1 or not 0 <= nnz <= n * k:
         raise ValueError(f"got N {n}, K {k}, nnz {nnz}, wanted N, K >= 1 and 0 <= nnz <= N*K")
+    if encoding == "full" and nnz != n * k:
+        raise ValueError(f"nnz: got {nnz} with encoding 'full', wanted N*K = {n * k}")
     kind = checked_kind(k, value_type, group, encoding, layout)
     if encoding == "delta":
         # A gap has (gap - 1) // 255 fillers, and the gaps of a row add up to K - 1 at most.
@@ -67,6 +69,8 @@ def blob_bytes(
 ) -> int:
     """Length in bytes of the blob that encode makes when it stores these positions: bool [N, K].
 
+    With "full", where all positions are stored, they must be all True.
+
     Raises:
         ValueError: wrong shape or type, or a kind of blob that does not exist.
     """
@@ -74,6 +78,9 @@ def blob_bytes(
         raise ValueError(f"stored: got {stored.dtype} {list(stored.shape)}, wanted bool [N, K]")
     n, k = stored.shape
     kind = checked_kind(k, value_type, group, encoding, layout)
+    if encoding == "full":
+        nnz = int(np.count_nonzero(stored))
+        return encoded_bytes(n, k, nnz, value_type, group, encoding=encoding, layout=layout)
     nnz = length = 0
     for rows in chunks(n, k):
         counts = popcount(pack_masks(stored[rows], encoding))

@@ -16,7 +16,16 @@ from .blob_kinds import LEVELS, Blob, Kind
 from .code_runs import pack_runs
 from .positions import chunks, popcount, unpack_masks
 
-__all__ = ["Matrix", "f16_values", "fitted_codebook", "i4_runs", "i8_values", "times_power_of_two"]
+__all__ = [
+    "Matrix",
+    "f16_scales",
+    "f16_values",
+    "fitted_codebook",
+    "i4_runs",
+    "i8_values",
+    "scale_exponent",
+    "times_power_of_two",
+]
 
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
@@ -54,7 +63,7 @@ class Matrix:
     def exponent(self, kind: Kind) -> int:
         """The exponent that brings the largest f16 number of the blob into [2^14, 2^15)."""
         if self.scales is not None:
-            return _exponent(float(self.scales.max(initial=0)))
+            return scale_exponent(self.scales)
         largest = 0.0
         for rows in self.chunks:
             values = self.values(rows)
@@ -62,6 +71,11 @@ class Matrix:
         if largest >= 2.0**127:  # rounding could take it past float32
             raise ValueError(f"S: got a magnitude of {largest}, wanted less than 2^127")
         return _exponent(largest / LEVELS.get(kind.value_type, 1))
+
+
+def scale_exponent(scales: Floats) -> int:
+    """The exponent that brings the largest of some scales into [2^14, 2^15)."""
+    return _exponent(max(float(scales.max(initial=0)), -float(scales.min(initial=0))))
 
 
 def _exponent(largest: float) -> int:
@@ -77,6 +91,11 @@ def times_power_of_two(values: Floats, power: int) -> Floats:
         values *= np.float32(2.0**step)
         power -= step
     return values
+
+
+def f16_scales(scales: Floats, exponent: int) -> Any:
+    """Scales as a blob with that exponent keeps them."""
+    return times_power_of_two(scales.copy(), -exponent).astype("<f2")
 
 
 def _kept(dense: npt.NDArray[Any], masks: Blob) -> Any:
@@ -112,10 +131,10 @@ def _in_steps(
         peak /= np.float32(LEVELS[kind.value_type])
         scales = times_power_of_two(peak, -exponent - lift).astype("<f2")
     else:
-        scales = times_power_of_two(matrix.scales[rows].copy(), -exponent).astype("<f2")
+        scales = f16_scales(matrix.scales[rows], exponent)
     # The scale as the reader will see it; 0 stands for a group whose values all round to 0.
     scale = scales.astype(np.float64) * 2.0 ** (exponent + lift)
-    inverse = np.divide(steps, scale, out=np.zeros_like(scale), where=scale > 0)
+    inverse = np.divide(steps, scale, out=np.zeros_like(scale), where=scale != 0)
     by_group *= inverse.astype(np.float32)[:, :, None]
     return scales, padded
 

@@ -13,6 +13,7 @@ __all__ = [
     "GAP_MAX",
     "bridged",
     "chunks",
+    "full_masks",
     "gaps",
     "pack_masks",
     "popcount",
@@ -50,6 +51,12 @@ def pack_masks(stored: Bools, encoding: Encoding) -> Blob:
     masks = np.zeros((bits.shape[0], -(-bits.shape[1] // 8) * 8), np.uint8)
     masks[:, : bits.shape[1]] = bits
     return masks
+
+
+def full_masks(n: int, k: int) -> Blob:
+    """The masks of n rows that store all of their k columns, as :func:`pack_masks`; read-only."""
+    masks = pack_masks(np.ones((1, k), np.bool_), "full")
+    return np.broadcast_to(masks, (n, masks.shape[1]))
 
 
 def unpack_masks(masks: Blob, k: int) -> Bools:

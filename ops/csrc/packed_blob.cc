@@ -60,17 +60,18 @@ bool CheckCodes(const PackedHeader& h, std::string* error) {
   if (std::memcmp(h.magic, "SLCB", 4) != 0) {
     return fail("packed blob: wrong magic: wanted the bytes SLCB");
   }
-  const bool delta = h.encoding == 2, f16 = h.value_type == 1, i4 = h.value_type == 3;
+  const bool delta = h.encoding == 2, f16 = h.value_type == 1;
+  const bool planes = h.encoding == 1 && h.value_type == 3;  // may be in them
   if (h.version != 1) return fail(GotWanted("version", h.version, 1));
-  if (h.encoding != 1 && !delta) {
-    return fail(GotWanted("encoding", h.encoding, "1 (bitmap) or 2 (delta)"));
+  if (h.encoding < 1 || h.encoding > 3) {
+    return fail(GotWanted("encoding", h.encoding, "1 (bitmap), 2 (delta) or 3 (full)"));
   }
   if (h.value_type < 1 || h.value_type > (delta ? 2 : 3)) {
     return fail(GotWanted("value_type", h.value_type,
                           delta ? "1 (f16) or 2 (i8)" : "1 (f16), 2 (i8) or 3 (i4)"));
   }
-  if (h.layout > (i4 ? 1 : 0)) {
-    return fail(GotWanted("layout", h.layout, i4 ? "0 (rows) or 1 (planes)" : "0 (rows)"));
+  if (h.layout > (planes ? 1 : 0)) {
+    return fail(GotWanted("layout", h.layout, planes ? "0 (rows) or 1 (planes)" : "0 (rows)"));
   }
   if (h.reserved != 0) return fail(GotWanted("reserved", h.reserved, uint64_t{0}));
   if (h.n < 1) return fail(GotWanted("N", h.n, "1 or more"));
@@ -94,12 +95,13 @@ bool CheckCodes(const PackedHeader& h, std::string* error) {
 bool CheckSizes(const PackedHeader& h, const uint8_t* base, size_t bytes, PackedView* view,
                 std::string* error) {
   SectionSizes layout;
-  const bool delta = h.encoding == 2, i4 = h.value_type == 3;
+  const bool bitmap = h.encoding == 1, delta = h.encoding == 2, i4 = h.value_type == 3;
   const uint64_t words = DivideUp(h.k, 64);
   const uint64_t groups = h.group == 0 ? 0 : DivideUp(h.k, h.group);
   const uint64_t tiles = DivideUp(h.n, h.tile_rows);
   const uint64_t starts = layout.Section(tiles + 1, 1, 8);
-  const uint64_t where = delta ? layout.Section(h.nnz, 1, 1) : layout.Section(h.n, words, 8);
+  const uint64_t where =
+      delta ? layout.Section(h.nnz, 1, 1) : layout.Section(bitmap ? h.n : 0, words, 8);
   const uint64_t scales = layout.Section(h.n, groups, 2);
   const uint64_t codebook = layout.Section(i4 ? kCodebookBytes : 0, 1, 1);
   const uint64_t values = layout.Section(0, 1, 1);
@@ -124,7 +126,7 @@ bool CheckSizes(const PackedHeader& h, const uint8_t* base, size_t bytes, Packed
   if (bytes != total) return *error = GotWanted("length", bytes, total), false;
   *view = {base,
            base + starts,
-           delta ? nullptr : base + where,
+           bitmap ? base + where : nullptr,
            delta ? base + where : nullptr,
            groups == 0 ? nullptr : base + scales,
            i4 ? base + codebook : nullptr,
@@ -197,6 +199,23 @@ bool CheckDeltas(const PackedView& view, std::string* error) {
   return true;
 }
 
+// All rows take the same, so every entry of starts follows from N and K.
+bool CheckFull(const PackedView& view, std::string* error) {
+  const auto n = static_cast<uint64_t>(view.n), k = static_cast<uint64_t>(view.k);
+  const auto nnz = static_cast<uint64_t>(view.nnz);
+  if (nnz != n * k)
+    return *error = GotWanted("nnz", nnz, "N * K = " + std::to_string(n * k)), false;
+  const uint64_t tail = CodeBytes(k % 64, Layout::kRows);
+  const uint64_t row = view.value_type == ValueType::kI4 ? k / 64 * 32 + tail : k;
+  const uint64_t tile_rows = static_cast<uint64_t>(view.tile_rows);
+  for (uint64_t tile = 0; tile <= DivideUp(n, tile_rows); ++tile) {
+    const uint64_t start = LoadU64(view.starts + 8 * tile);
+    const uint64_t position = row * (tile * tile_rows < n ? tile * tile_rows : n);
+    if (start != position) return *error = GotWanted("starts entry", start, position), false;
+  }
+  return true;
+}
+
 bool CheckCodebook(const PackedView& view, std::string* error) {
   if (view.codebook == nullptr) return true;
   for (int64_t i = 0; i < kCodebookBytes; ++i) {
@@ -225,7 +244,8 @@ bool ParsePackedBlob(const void* data, size_t bytes, PackedView* view, std::stri
   crc = Crc32(crc, base + sizeof header, header.values_offset - sizeof header);
   if (crc != header.crc32) return *error = GotWanted("crc32", header.crc32, crc), false;
   if (!CheckCodebook(*view, error)) return false;
-  return view->encoding == Encoding::kDelta ? CheckDeltas(*view, error) : CheckMasks(*view, error);
+  if (view->encoding == Encoding::kDelta) return CheckDeltas(*view, error);
+  return view->encoding == Encoding::kFull ? CheckFull(*view, error) : CheckMasks(*view, error);
 }
 
 }  // namespace slc

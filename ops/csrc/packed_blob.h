@@ -8,7 +8,7 @@
 
 namespace slc {
 
-enum class Encoding : uint8_t { kBitmap = 1, kDelta = 2 };
+enum class Encoding : uint8_t { kBitmap = 1, kDelta = 2, kFull = 3 };
 enum class ValueType : uint8_t { kF16 = 1, kI8 = 2, kI4 = 3 };
 enum class Layout : uint8_t { kRows = 0, kPlanes = 1 };
 

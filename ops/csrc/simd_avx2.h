@@ -117,6 +117,10 @@ struct Avx2Simd {
     }
     return {{Join(parts[0], parts[1]), Join(parts[2], parts[3])}};
   }
+  static Bytes LoadI8x64(const uint8_t* p) { return {{Load32(p), Load32(p + 32)}}; }
+  static Bytes LoadNibbles(const uint8_t* p, const Codebook& codebook) {
+    return {{LookUpNibbles(Load16(p), codebook), LookUpNibbles(Load16(p + 16), codebook)}};
+  }
   static Bytes ExpandNibbles(const uint8_t* p, const uint8_t* masks, const Codebook& codebook) {
     alignas(32) uint8_t bytes[64 + 16];  // the expansion may read 16 past the last
     Store32(bytes, LookUpNibbles(Load16(p), codebook));
@@ -151,6 +155,7 @@ struct Avx2Simd {
     }
   }
 
+  static constexpr int kCorrections = 16;
   static __m256i Dot64(const Bytes& w, const int8_t* q, const uint8_t* magnitude, const int32_t*) {
     const __m256i low = SignedDot(w.v[0], Load32(q), Load32(magnitude));
     return _mm256_add_epi32(low, SignedDot(w.v[1], Load32(q + 32), Load32(magnitude + 32)));

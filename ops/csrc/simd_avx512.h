@@ -46,14 +46,18 @@ struct Avx512Simd : Avx2Simd {
     const __m512i shifted = _mm512_xor_si512(Load64(p), Shift());
     return {_mm512_mask_expand_epi8(Shift(), LoadMask(masks), shifted)};
   }
-  static Bytes ExpandNibbles(const uint8_t* p, const uint8_t* masks, const Codebook& codebook) {
+  static Bytes LoadI8x64(const uint8_t* p) { return {_mm512_xor_si512(Load64(p), Shift())}; }
+  static Bytes LoadNibbles(const uint8_t* p, const Codebook& codebook) {
     // Four bytes of codes to each quadword, then one code to the low half of each byte. vpermb
     // looks at six bits and the codebook stands there four times, so the upper half need not be
     // cleared.
     const __m512i fours = _mm512_cvtepu32_epi64(Load32(p));
     const __m512i shifts = _mm512_set1_epi64(0x1c1814100c080400);
     const __m512i codes = _mm512_multishift_epi64_epi8(shifts, fours);
-    const __m512i entries = _mm512_permutexvar_epi8(codes, codebook);
+    return {_mm512_permutexvar_epi8(codes, codebook)};
+  }
+  static Bytes ExpandNibbles(const uint8_t* p, const uint8_t* masks, const Codebook& codebook) {
+    const __m512i entries = LoadNibbles(p, codebook).v;
     return {_mm512_mask_expand_epi8(Shift(), LoadMask(masks), entries)};
   }
   static Bytes ExpandPlanes(const uint8_t* p, const uint8_t* masks, const Codebook& codebook) {

@@ -99,6 +99,17 @@ struct GenericSimd {
     for (; mask != 0; mask &= mask - 1) bytes.v[__builtin_ctzll(mask)] = static_cast<int8_t>(*p++);
     return bytes;
   }
+  // The same of a word without a mask, all of it stored.
+  static Bytes LoadI8x64(const uint8_t* p) {
+    Bytes bytes;
+    std::memcpy(bytes.v, p, sizeof bytes.v);
+    return bytes;
+  }
+  static Bytes LoadNibbles(const uint8_t* p, Codebook codebook) {
+    Bytes bytes;
+    for (int i = 0; i < 64; ++i) bytes.v[i] = codebook[p[i / 2] >> (i % 2 * 4) & 15];
+    return bytes;
+  }
   static Bytes ExpandNibbles(const uint8_t* p, const uint8_t* masks, Codebook codebook) {
     uint64_t mask = LoadMask(masks);
     Bytes bytes{};
@@ -124,8 +135,9 @@ struct GenericSimd {
     for (int i = 0; i < 64; ++i) out[i] = static_cast<float>(bytes.v[i]) * scale;
   }
 
-  // Sums of 64 products, exact; `magnitude` is |q| and `correction` -128 times the sum of each
-  // four.
+  // Sums of 64 products, exact; `magnitude` is |q| and `correction`, of which a word has
+  // kCorrections, -128 times the sum of each four.
+  static constexpr int kCorrections = 16;
   static int32_t Dot64(const Bytes& w, const int8_t* q, const uint8_t*, const int32_t*) {
     int32_t sum = 0;
     for (int i = 0; i < 64; ++i) sum += static_cast<int32_t>(w.v[i]) * q[i];

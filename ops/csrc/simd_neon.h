@@ -125,6 +125,16 @@ struct NeonSimd {
     }
     return bytes;
   }
+  static Bytes LoadI8x64(const uint8_t* p) {
+    return {{vreinterpretq_s8_u8(vld1q_u8(p)), vreinterpretq_s8_u8(vld1q_u8(p + 16)),
+             vreinterpretq_s8_u8(vld1q_u8(p + 32)), vreinterpretq_s8_u8(vld1q_u8(p + 48))}};
+  }
+  static Bytes LoadNibbles(const uint8_t* p, const Codebook& codebook) {
+    const uint8x16x2_t first = LookUpNibbles(vld1q_u8(p), codebook);
+    const uint8x16x2_t second = LookUpNibbles(vld1q_u8(p + 16), codebook);
+    return {{vreinterpretq_s8_u8(first.val[0]), vreinterpretq_s8_u8(first.val[1]),
+             vreinterpretq_s8_u8(second.val[0]), vreinterpretq_s8_u8(second.val[1])}};
+  }
   // All 64 entries wait in four registers and TBL takes from as many of them as a part's values can
   // reach. Writing them out and loading at odd addresses would wait for the stores.
   static Bytes ExpandNibbles(const uint8_t* p, const uint8_t* masks, const Codebook& codebook) {
@@ -164,6 +174,7 @@ struct NeonSimd {
     }
   }
 
+  static constexpr int kCorrections = 16;
   static int32x4_t Dot64(const Bytes& w, const int8_t* q, const uint8_t*, const int32_t*) {
     int32x4_t sums = vpaddlq_s16(PairProducts(w.v[0], vld1q_s8(q)));
 #pragma GCC unroll 4

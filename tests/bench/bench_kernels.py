@@ -4,7 +4,8 @@
     python tests/bench/bench_kernels.py --densities 0.05,0.1,0.3,0.5,1 --plot ratio.svg
     python tests/bench/bench_kernels.py --scaling
 
-A shape file holds a line "M N K density" a shape. Kernels run on one thread through the test
+A shape file holds a line "M N K density" a shape; with "full" for the density it is one of full
+blobs. Kernels run on one thread through the test
 library; operators run in sessions that share one pool of --threads threads. Weights are cold: equal
 copies of twice the last cache take turns. The candidates of a shape are interleaved, in another
 order every turn, so that a noisy neighbour hits them alike; the table gives the median and the
@@ -43,6 +44,7 @@ from timing import Candidate, ReadProbe, Timing, interleave, timing
 ISAS = ("generic", "avx2", "avx512", "neon", "dotprod")
 KERNEL_SECONDS_SHARE = 0.3
 PARTS = ("kernels", "operators")
+FULL = "full"
 
 
 class Bench:
@@ -69,7 +71,9 @@ class Bench:
         """Measures and prints the shape "M N K density"."""
         m, n, k, density = numbers(line)
         rng = np.random.default_rng(0)
-        S = rng.standard_normal((n, k), np.float32) * (rng.random((n, k), np.float32) < density)
+        S = rng.standard_normal((n, k), np.float32)
+        if density is not None:
+            S *= rng.random((n, k), np.float32) < density
         shape: dict[str, Any] = {"shape": line, "m": m, "n": n, "k": k, "density": density}
         candidates = kernel_candidates(self._kernels, m, S, density, self._refuse)
         least = floors(candidates, m * n * k)
@@ -146,18 +150,20 @@ def parse() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.plot and (not arguments.densities or arguments.only == "kernels"):
         parser.error("--plot needs --densities and the operators")
+    if arguments.plot and FULL in arguments.densities.split(","):
+        parser.error("--plot has no place for full among --densities")
     return arguments
 
 
-def numbers(line: str) -> tuple[int, int, int, float]:
-    """M, N, K and the density of a shape's line."""
+def numbers(line: str) -> tuple[int, int, int, float | None]:
+    """M, N, K and the density of a shape's line, None for full."""
     words = line.split()
     try:
         m, n, k = map(int, words[:3])
-        (density,) = map(float, words[3:])
+        (density,) = (None if word == FULL else float(word) for word in words[3:])
     except ValueError:
         raise SystemExit(f"shape: got {line!r}, wanted 'M N K density': 1 4096 4096 0.5") from None
-    if min(m, n, k) < 1 or not 0 <= density <= 1:
+    if min(m, n, k) < 1 or not 0 <= (density or 0) <= 1:
         raise SystemExit(f"shape: got {line!r}, wanted M, N, K of 1 or more, a density of 0 to 1")
     return m, n, k, density
 

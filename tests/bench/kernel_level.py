@@ -10,7 +10,7 @@ import numpy as np
 from machine import copies_of
 from native_kernels import DENSE_DTYPES, NativeKernels
 from timing import Array, Candidate, Step, best_of
-from variants import DELTA_DENSITY_MAX, Variant, isa_of_kernel, variant_of_kernel
+from variants import Variant, is_worth_timing, isa_of_kernel, variant_of_kernel
 
 COPIES_MAX = 24
 GEMV_ROWS_MAX = 3  # kGemvRowsMax
@@ -29,7 +29,7 @@ def kernel_candidates(
     kernels: NativeKernels,
     m: int,
     S: Array,
-    density: float,
+    density: float | None,
     refuse: Callable[[str, Exception], None],
 ) -> list[Candidate]:
     """Every sparse kernel that takes m rows of X, then every adapter kernel.
@@ -38,7 +38,7 @@ def kernel_candidates(
       kernels: the test library.
       m: rows of X.
       S: the weights.
-      density: of S.
+      density: of S; None: full.
       refuse: called with the name of a kernel that can't be run, and why.
     """
     S = S[: max(ROWS_MIN, POSITIONS_MAX // (m * S.shape[1]))]
@@ -48,7 +48,7 @@ def kernel_candidates(
     for name in kernels.names("sparse_gemv" if m <= GEMV_ROWS_MAX else "sparse_gemm"):
         try:
             variant = variant_of_kernel(name)
-            if variant.encoding == "delta" and density > DELTA_DENSITY_MAX:
+            if not is_worth_timing(variant, density):
                 continue
             if variant not in blobs:
                 blobs[variant] = variant.encode(S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from machine import copies_of
 from onnx import TensorProto, helper, numpy_helper
 from ops_models import sparse_model
 from timing import Array, Candidate, best_of
-from variants import Variant, operators_for
+from variants import KERNEL_GROUP, Variant, operators_for
 
 from slc import ops
 
@@ -92,7 +93,7 @@ def operator_candidates(
     make: Sessions,
     m: int,
     S: Array,
-    density: float,
+    density: float | None,
     floors: dict[Variant, float],
     refuse: Callable[[str, Exception], None],
 ) -> list[Candidate]:
@@ -102,7 +103,7 @@ def operator_candidates(
       make: makes their sessions.
       m: rows of X.
       S: the weights.
-      density: of S.
+      density: of S; None: full.
       floors: seconds that the instructions of a variant take on one thread.
       refuse: called with the name of an operator that this library does not offer, and why.
     """
@@ -117,7 +118,8 @@ def operator_candidates(
             refuse(variant.operator_name, error)
             continue
         candidate.nbits = variant.nbits
-        candidate.floor_s = floors.get(variant, 0.0) / make.threads
+        floor_s = floors.get(dataclasses.replace(variant, group=KERNEL_GROUP), 0.0)
+        candidate.floor_s = floor_s / make.threads
         found.append(candidate)
     for bits in NBITS:
         for block in BLOCKS:

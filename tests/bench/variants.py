@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from slc.ops import bitmap
 
+KERNEL_GROUP = 64  # of the weights that kernels are timed with
 DELTA_DENSITY_MAX = 0.2  # a byte for each value: the bitmap is smaller above 1/8
 _KERNEL_NAME = re.compile(
-    r"sparse_[a-z]+_(?P<encoding>delta)?(?P<value_type>f16|i8|i4)(?P<layout>rows|planes)?"
+    r"sparse_[a-z]+_(?P<encoding>delta|full)?(?P<value_type>f16|i8|i4)(?P<layout>rows|planes)?"
     r"(_(?P<level>f32|int8))?_\d+x\d+__\w+"
 )
 
@@ -26,12 +27,16 @@ class Variant:
     accuracy_level: int = 1
     layout: str = "rows"
     encoding: str = "bitmap"
+    group: int = KERNEL_GROUP
 
     @property
     def operator_name(self) -> str:
         """As the table names the operator."""
-        words = ["delta" if self.encoding == "delta" else "BitmapSparseGemm", self.value_type]
-        if self.value_type == "i4":
+        words = ["BitmapSparseGemm" if self.encoding == "bitmap" else self.encoding]
+        words.append(self.value_type)
+        if self.encoding == "full" and self.value_type != "f16":
+            words.append(f"g{self.group}")
+        elif self.value_type == "i4":
             words.append(self.layout)
         if self.value_type != "f16":
             words.append(f"level {self.accuracy_level}")
@@ -44,7 +49,9 @@ class Variant:
 
     def encode(self, S: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         """S as a blob."""
-        return bitmap.encode(S, self.value_type, encoding=self.encoding, layout=self.layout)
+        return bitmap.encode(
+            S, self.value_type, self.group, encoding=self.encoding, layout=self.layout
+        )
 
 
 OPERATORS = (
@@ -55,18 +62,32 @@ OPERATORS = (
     Variant("i4", accuracy_level=4, layout="planes"),
     Variant("f16", encoding="delta"),
     Variant("i8", encoding="delta"),
+    Variant("f16", encoding="full"),
+    Variant("i8", encoding="full"),
+    Variant("i8", accuracy_level=4, encoding="full"),
+    Variant("i4", encoding="full"),
+    Variant("i4", accuracy_level=4, encoding="full"),
+    Variant("i4", accuracy_level=4, encoding="full", group=128),
 )
 
 
-def operators_for(density: float) -> list[Variant]:
-    """The variants worth timing at a density."""
-    return [v for v in OPERATORS if v.encoding != "delta" or density <= DELTA_DENSITY_MAX]
+def is_worth_timing(variant: Variant, density: float | None) -> bool:
+    """Whether a variant is for weights of that density, or for full ones (None)."""
+    if density is None or variant.encoding == "full":
+        return density is None and variant.encoding == "full"
+    return variant.encoding != "delta" or density <= DELTA_DENSITY_MAX
+
+
+def operators_for(density: float | None) -> list[Variant]:
+    """The variants worth timing at a density; None: full weights."""
+    return [variant for variant in OPERATORS if is_worth_timing(variant, density)]
 
 
 def variant_of_kernel(name: str) -> Variant:
     """What a kernel takes: sparse_<op>_<stored>_<level>_<tile>__<ISA>, as kernels.inc says.
 
-    Stored: f16, i8, i4rows, i4planes, deltaf16, deltai8. Level: f32 or int8 activations.
+    Stored: f16, i8, i4rows, i4planes, deltaf16, deltai8, fullf16, fulli8, fulli4. Level: f32
+    or int8 activations.
     """
     found = _KERNEL_NAME.fullmatch(name)
     if found is None:

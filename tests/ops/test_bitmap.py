@@ -131,7 +131,7 @@ def test_values_outside_the_mask_do_not_set_the_exponent(kind) -> None:
         ({"S": np.array([[3.4e38]], np.float32)}, r"got a magnitude of 3\S+, wanted less than"),
         ({"value_type": "i2"}, "got 'i2', wanted 'f16', 'i8' or 'i4'"),
         ({"value_type": "i4", "encoding": "delta"}, "'i4' with encoding 'delta', wanted 'f16' or"),
-        ({"encoding": "csr"}, "got 'csr', wanted 'bitmap' or 'delta'"),
+        ({"encoding": "csr"}, "got 'csr', wanted 'bitmap', 'delta' or 'full'"),
         ({"layout": "tiles"}, "got 'tiles', wanted 'rows' or 'planes'"),
         ({"layout": "planes"}, "'planes' with value_type 'f16', wanted 'rows'"),
         ({"value_type": "i8", "group": 32}, "got 32, wanted a positive multiple of 64"),

@@ -30,7 +30,7 @@ def assert_refused(blob: np.ndarray, message: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "offset", "byte", "message"),
     [
-        (F16, 6, 3, "encoding: got 3, wanted 1 or 2"),
+        (F16, 6, 4, "encoding: got 4, wanted 1 or 2 or 3"),
         (F16, 7, 4, "value_type: got 4, wanted 1 or 2 or 3"),
         (DELTA_I8, 7, 3, "value_type: got 3, wanted 1 or 2"),
         (I8, 38, 1, "layout: got 1, wanted 0"),

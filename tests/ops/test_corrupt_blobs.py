@@ -17,7 +17,7 @@ from slc.ops import bitmap
 FIELDS = {  # name: offset, struct code, wrong values
     "magic": (0, "4s", [b"SLCA", b"\0\0\0\0"]),
     "version": (4, "H", [0, 2, 65535]),
-    "encoding": (6, "B", [0, 2, 3]),
+    "encoding": (6, "B", [0, 2, 3, 4]),
     "value_type": (7, "B", [0, 3, 4]),
     "n": (8, "Q", [0, 1, 2**40, 2**63, 2**64 - 1]),
     "k": (16, "Q", [0, 1, 64, 2**63, 2**64 - 1]),

@@ -124,6 +124,26 @@ void QuantizeRow(const Job& job, int64_t i) {
   }
 }
 
+// kInt8Split.
+void QuantizeSplit(const Job& job, int64_t i) {
+  const Activations& v = job.view;
+  float row[64];
+  int8_t q[64];
+  uint8_t magnitude[64];
+  int32_t sums[16];
+  for (int64_t word = 0; word < job.words; ++word) {
+    CopyColumns(job.rows, i, 64 * word, 64, row);
+    job.quantize(row, q, magnitude, job.steps + i * v.step_stride + word, sums);
+    int8_t* out = job.q + i * v.row_stride + 64 * word;
+    for (int j = 0; j < 32; ++j) {
+      out[j] = q[2 * j];
+      out[32 + j] = q[2 * j + 1];
+    }
+    int32_t* corrections = job.corrections + i * v.correction_stride + 8 * word;
+    for (int s = 0; s < 8; ++s) corrections[s] = -64 * (sums[2 * s] + sums[2 * s + 1]);
+  }
+}
+
 // kInt8Planes: blocks of four words, whose words are interleaved column by column modulo 8.
 void QuantizePlanes(const Job& job, int64_t i) {
   const Activations& v = job.view;
@@ -166,6 +186,8 @@ void RunJob(void* data, size_t index) {
     case Order::kInt8Rows:
     case Order::kInt8Blocks:
       return QuantizeRow(job, i);
+    case Order::kInt8Split:
+      return QuantizeSplit(job, i);
     case Order::kInt8Planes:
       return QuantizePlanes(job, i);
   }
@@ -184,7 +206,9 @@ PackedActivations::PackedActivations(const Rows& rows, Order order, Isa isa,
   view_.row_stride = blocks ? width : planes ? DivideUp(words, 4) * 256 : columns;
   view_.block_stride = rows.m * width;
   view_.step_stride = planes ? DivideUp(words, 4) * 8 : order == Order::kSplit ? 1 : words;
-  view_.correction_stride = order == Order::kInt8Rows ? 16 * words : view_.step_stride;
+  view_.correction_stride = order == Order::kInt8Rows    ? 16 * words
+                            : order == Order::kInt8Split ? 8 * words
+                                                         : view_.step_stride;
   const int64_t count = tiles ? DivideUp(rows.m, kColumnRows) : rows.m;
   const int64_t elements = blocks  ? DivideUp(columns, width) * view_.block_stride
                            : tiles ? count * kColumnRows * columns
@@ -202,7 +226,7 @@ PackedActivations::PackedActivations(const Rows& rows, Order order, Isa isa,
     view_.steps = steps_.data();
   } else {
     q_ = ScratchOf<int8_t>(elements);
-    magnitude_ = ScratchOf<uint8_t>(planes ? 0 : elements);
+    magnitude_ = ScratchOf<uint8_t>(planes || order == Order::kInt8Split ? 0 : elements);
     steps_ = ScratchOf<float>(rows.m * view_.step_stride + kStepsPadding);
     corrections_ = ScratchOf<int32_t>(rows.m * view_.correction_stride);
     view_.q = q_.data();

@@ -4,6 +4,7 @@
 #include "gemm.h"
 #include "gemv_f32.h"
 #include "gemv_int8.h"
+#include "gemv_nibbles.h"
 #include "gemv_planes.h"
 #include "kernels.h"
 #include "quantize.h"
@@ -74,6 +75,42 @@ void sparse_gemm_i4rows_int8_16x256__avx2(const SparseArgs& a) {
 
 void sparse_gemm_i4planes_int8_16x256__avx2(const SparseArgs& a) {
   SparseGemm<Avx2Simd, I4PlanesReader<Avx2Simd>, Level::kInt8>(a);
+}
+
+void sparse_gemv_fullf16_f32_1x64__avx2(const SparseArgs& a) { SparseGemv<Avx2Simd, F16Full>(a); }
+
+void sparse_gemv_fulli8_f32_1x64__avx2(const SparseArgs& a) { SparseGemv<Avx2Simd, I8Full>(a); }
+
+void sparse_gemv_fulli4_f32_1x64__avx2(const SparseArgs& a) {
+  SparseGemvDecoded<Avx2Simd, FullI4Reader<Avx2Simd>>(a);
+}
+
+void sparse_gemv_fulli8_int8_1x64__avx2(const SparseArgs& a) {
+  SparseGemvInt8<Avx2Simd, FullI8Reader<Avx2Simd>>(a);
+}
+
+void sparse_gemv_fulli4_int8_1x64__avx2(const SparseArgs& a) {
+  SparseGemvInt8<Avx2NibblesSimd, FullI4Reader<Avx2NibblesSimd>>(a);
+}
+
+void sparse_gemm_fullf16_f32_16x256__avx2(const SparseArgs& a) {
+  SparseGemm<Avx2Simd, FullF16Reader<Avx2Simd>, Level::kF32>(a);
+}
+
+void sparse_gemm_fulli8_f32_16x256__avx2(const SparseArgs& a) {
+  SparseGemm<Avx2Simd, FullI8Reader<Avx2Simd>, Level::kF32>(a);
+}
+
+void sparse_gemm_fulli4_f32_16x256__avx2(const SparseArgs& a) {
+  SparseGemm<Avx2Simd, FullI4Reader<Avx2Simd>, Level::kF32>(a);
+}
+
+void sparse_gemm_fulli8_int8_16x256__avx2(const SparseArgs& a) {
+  SparseGemm<Avx2Simd, FullI8Reader<Avx2Simd>, Level::kInt8>(a);
+}
+
+void sparse_gemm_fulli4_int8_16x256__avx2(const SparseArgs& a) {
+  SparseGemm<Avx2Simd, FullI4Reader<Avx2Simd>, Level::kInt8>(a);
 }
 
 void quantize_block__avx2(const float* x, int8_t* q, uint8_t* magnitude, float* step,

@@ -19,7 +19,17 @@
 namespace slc {
 
 // How a blob stores its values: encoding, value type and layout in one word.
-enum class Stored : uint8_t { kF16, kI8, kI4Rows, kI4Planes, kDeltaF16, kDeltaI8 };
+enum class Stored : uint8_t {
+  kF16,
+  kI8,
+  kI4Rows,
+  kI4Planes,
+  kDeltaF16,
+  kDeltaI8,
+  kFullF16,
+  kFullI8,
+  kFullI4
+};
 Stored StoredOf(const PackedView& w);
 
 // accuracy_level 1 and 4: activations as they are, or as int8 in blocks of 64 columns.
@@ -39,6 +49,7 @@ enum class Order : uint8_t {
   kSplit,  // float32 [m, 64 * words], scaled; of every 32 columns first the even, then the odd ones
   kInt8Rows,    // int8 [m, 64 * words]
   kInt8Blocks,  // int8 [blocks, m, kBlockColumns]
+  kInt8Split,   // int8 [m, 64 * words]; of every 64 columns first the even, then the odd ones
   kInt8Planes,  // int8 [m, 256 * ceil(words / 4)]: byte 256 c + 32 t + b is column 256 c + 8 b + t
 };
 inline constexpr int64_t kBlockColumns = 256;
@@ -58,7 +69,7 @@ struct Activations {
   int64_t step_stride;
   // What makes up for a kernel's weights being shifted to unsigned bytes, for the columns that one
   // integer lane sums: kInt8Rows, -128 times the sum of q over each 4 columns; kInt8Blocks, over
-  // each block of 64; kInt8Planes, -64 times the sum over each 32.
+  // each block of 64; kInt8Split and kInt8Planes, -64 times the sum over each 8 and each 32.
   const int32_t* corrections;  // [m, correction_stride]
   int64_t correction_stride;
 };

@@ -108,15 +108,16 @@ const SparseKernel* SparseKernels(int* count) {
 }
 
 Stored StoredOf(const PackedView& w) {
-  const bool delta = w.encoding == Encoding::kDelta;
+  const bool delta = w.encoding == Encoding::kDelta, full = w.encoding == Encoding::kFull;
   switch (w.value_type) {
     case ValueType::kF16:
-      return delta ? Stored::kDeltaF16 : Stored::kF16;
+      return full ? Stored::kFullF16 : delta ? Stored::kDeltaF16 : Stored::kF16;
     case ValueType::kI8:
-      return delta ? Stored::kDeltaI8 : Stored::kI8;
+      return full ? Stored::kFullI8 : delta ? Stored::kDeltaI8 : Stored::kI8;
     case ValueType::kI4:
       break;
   }
+  if (full) return Stored::kFullI4;
   return w.layout == Layout::kPlanes ? Stored::kI4Planes : Stored::kI4Rows;
 }
 

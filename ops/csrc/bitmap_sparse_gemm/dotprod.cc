@@ -26,4 +26,20 @@ void sparse_gemm_i4planes_int8_16x256__dotprod(const SparseArgs& a) {
   SparseGemm<DotprodSimd, I4PlanesReader<DotprodSimd>, Level::kInt8>(a);
 }
 
+void sparse_gemv_fulli8_int8_1x64__dotprod(const SparseArgs& a) {
+  SparseGemvInt8<DotprodSimd, FullI8Reader<DotprodSimd>>(a);
+}
+
+void sparse_gemv_fulli4_int8_1x64__dotprod(const SparseArgs& a) {
+  SparseGemvInt8<DotprodSimd, FullI4Reader<DotprodSimd>>(a);
+}
+
+void sparse_gemm_fulli8_int8_16x256__dotprod(const SparseArgs& a) {
+  SparseGemm<DotprodSimd, FullI8Reader<DotprodSimd>, Level::kInt8>(a);
+}
+
+void sparse_gemm_fulli4_int8_16x256__dotprod(const SparseArgs& a) {
+  SparseGemm<DotprodSimd, FullI4Reader<DotprodSimd>, Level::kInt8>(a);
+}
+
 }  // namespace slc

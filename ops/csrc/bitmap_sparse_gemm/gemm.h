@@ -94,13 +94,14 @@ struct Gemm {
     }
   }
 
-  // One word of one row to the tile; a row past the end gives zeros.
+  // One word of one row to the tile; a row past the end gives numbers that are not used.
   void DecodeWord(int64_t row, int64_t word, int64_t i, int panel_row, bool inside,
                   const uint8_t** p) {
     float* out = tile[panel_row % S::kLanes];
     static constexpr uint8_t kNothing[8] = {};
-    const uint8_t* masks = inside ? w.masks + 8 * (row * w.words + word) : kNothing;
-    const uint8_t* from = inside ? *p : w.values;
+    const uint8_t* masks = inside ? MasksAt<Reader>(w, row, word) : kNothing;
+    WordBuffer buffer;
+    const uint8_t* from = inside ? WholeWord<Reader>(w, word, *p, &buffer) : w.values;
     float scale = 0.0f;
     if constexpr (Reader::kInts) {
       if (inside) {
@@ -114,7 +115,7 @@ struct Gemm {
     } else {
       reader.Floats(from, masks, scale, out);
     }
-    if (inside) *p = from + Reader::Bytes(LoadWord(masks));
+    if (inside) *p += Reader::Bytes(masks);
   }
 
   // Rows m ... m + T - 1 of x, at most `left`, with the panel; x_row is m in a.x, i in sums.

@@ -1,4 +1,4 @@
-// The loops of the GEMV kernels on int8 activations, one mask word at a time.
+// The loops of the GEMV kernels on int8 activations, one word at a time.
 #ifndef SLC_BITMAP_SPARSE_GEMM_GEMV_INT8_H_
 #define SLC_BITMAP_SPARSE_GEMM_GEMV_INT8_H_
 
@@ -33,7 +33,6 @@ template <class S, class Reader, int M>
 inline const uint8_t* GemvRowInt8(const SparseArgs& a, const Reader& reader, int64_t row,
                                   const uint8_t* values) {
   const PackedView& w = *a.w;
-  const uint8_t* mask = w.masks + 8 * row * w.words;
   alignas(64) float factors[M][kScaleWords];
   typename S::Sums sums[M];
 #pragma GCC unroll 4
@@ -46,14 +45,15 @@ inline const uint8_t* GemvRowInt8(const SparseArgs& a, const Reader& reader, int
       WordFactors<S>(w, row, begin, count, steps, factors[m]);
     }
     for (int64_t i = 0; i < count; ++i) {
-      const uint8_t* masks = mask + 8 * (begin + i);
+      const uint8_t* masks = MasksAt<Reader>(w, row, begin + i);
       __builtin_prefetch(values + kPrefetchBytes);
       const typename S::Bytes weights = reader.Ints(values, masks);
-      values += Reader::Bytes(LoadWord(masks));
+      values += Reader::Bytes(masks);
 #pragma GCC unroll 4
       for (int m = 0; m < M; ++m) {
         const int64_t at = m * a.x.row_stride + 64 * (begin + i);
-        const int32_t* correction = a.x.corrections + m * a.x.correction_stride + 16 * (begin + i);
+        const int32_t* correction =
+            a.x.corrections + m * a.x.correction_stride + S::kCorrections * (begin + i);
         const auto dot = S::Dot64(weights, a.x.q + at, a.x.magnitude + at, correction);
         sums[m] = S::AddScaled(dot, factors[m][i], sums[m]);
       }
@@ -69,7 +69,7 @@ template <class S, class Reader>
 inline void SparseGemvInt8(const SparseArgs& a) {
   const Reader reader(*a.w);
   WithRowsOfX(a.m, [&](auto m) {
-    ForEachRow(a, [&](int64_t row, const uint8_t* values) {
+    ForEachRow<Reader>(a, [&](int64_t row, const uint8_t* values) {
       return GemvRowInt8<S, Reader, decltype(m)::value>(a, reader, row, values);
     });
   });

@@ -79,6 +79,46 @@ void sparse_gemm_i4planes_int8_8x256__generic(const SparseArgs& a) {
   SparseGemm<GenericSimd, I4PlanesReader<GenericSimd>, Level::kInt8>(a);
 }
 
+void sparse_gemv_fullf16_f32_1x64__generic(const SparseArgs& a) {
+  SparseGemv<GenericSimd, F16Full>(a);
+}
+
+void sparse_gemv_fulli8_f32_1x64__generic(const SparseArgs& a) {
+  SparseGemv<GenericSimd, I8Full>(a);
+}
+
+void sparse_gemv_fulli4_f32_1x64__generic(const SparseArgs& a) {
+  SparseGemvDecoded<GenericSimd, FullI4Reader<GenericSimd>>(a);
+}
+
+void sparse_gemv_fulli8_int8_1x64__generic(const SparseArgs& a) {
+  SparseGemvInt8<GenericSimd, FullI8Reader<GenericSimd>>(a);
+}
+
+void sparse_gemv_fulli4_int8_1x64__generic(const SparseArgs& a) {
+  SparseGemvInt8<GenericSimd, FullI4Reader<GenericSimd>>(a);
+}
+
+void sparse_gemm_fullf16_f32_8x256__generic(const SparseArgs& a) {
+  SparseGemm<GenericSimd, FullF16Reader<GenericSimd>, Level::kF32>(a);
+}
+
+void sparse_gemm_fulli8_f32_8x256__generic(const SparseArgs& a) {
+  SparseGemm<GenericSimd, FullI8Reader<GenericSimd>, Level::kF32>(a);
+}
+
+void sparse_gemm_fulli4_f32_8x256__generic(const SparseArgs& a) {
+  SparseGemm<GenericSimd, FullI4Reader<GenericSimd>, Level::kF32>(a);
+}
+
+void sparse_gemm_fulli8_int8_8x256__generic(const SparseArgs& a) {
+  SparseGemm<GenericSimd, FullI8Reader<GenericSimd>, Level::kInt8>(a);
+}
+
+void sparse_gemm_fulli4_int8_8x256__generic(const SparseArgs& a) {
+  SparseGemm<GenericSimd, FullI4Reader<GenericSimd>, Level::kInt8>(a);
+}
+
 void quantize_block__generic(const float* x, int8_t* q, uint8_t* magnitude, float* step,
                              int32_t* sums) {
   QuantizeBlock(x, q, magnitude, step, sums);

@@ -79,6 +79,42 @@ void sparse_gemm_i4planes_int8_16x256__neon(const SparseArgs& a) {
 
 // QuantizeBlock of quantize.h, whose clamps no compiler turns into vector code here. The conversion
 // rounds to the nearest integer, halves to even, and makes 0 of a NaN.
+void sparse_gemv_fullf16_f32_1x64__neon(const SparseArgs& a) { SparseGemv<NeonSimd, F16Full>(a); }
+
+void sparse_gemv_fulli8_f32_1x64__neon(const SparseArgs& a) { SparseGemv<NeonSimd, I8Full>(a); }
+
+void sparse_gemv_fulli4_f32_1x64__neon(const SparseArgs& a) {
+  SparseGemvDecoded<NeonSimd, FullI4Reader<NeonSimd>>(a);
+}
+
+void sparse_gemv_fulli8_int8_1x64__neon(const SparseArgs& a) {
+  SparseGemvInt8<NeonSimd, FullI8Reader<NeonSimd>>(a);
+}
+
+void sparse_gemv_fulli4_int8_1x64__neon(const SparseArgs& a) {
+  SparseGemvInt8<NeonSimd, FullI4Reader<NeonSimd>>(a);
+}
+
+void sparse_gemm_fullf16_f32_16x256__neon(const SparseArgs& a) {
+  SparseGemm<NeonSimd, FullF16Reader<NeonSimd>, Level::kF32>(a);
+}
+
+void sparse_gemm_fulli8_f32_16x256__neon(const SparseArgs& a) {
+  SparseGemm<NeonSimd, FullI8Reader<NeonSimd>, Level::kF32>(a);
+}
+
+void sparse_gemm_fulli4_f32_16x256__neon(const SparseArgs& a) {
+  SparseGemm<NeonSimd, FullI4Reader<NeonSimd>, Level::kF32>(a);
+}
+
+void sparse_gemm_fulli8_int8_16x256__neon(const SparseArgs& a) {
+  SparseGemm<NeonSimd, FullI8Reader<NeonSimd>, Level::kInt8>(a);
+}
+
+void sparse_gemm_fulli4_int8_16x256__neon(const SparseArgs& a) {
+  SparseGemm<NeonSimd, FullI4Reader<NeonSimd>, Level::kInt8>(a);
+}
+
 void quantize_block__neon(const float* x, int8_t* q, uint8_t* magnitude, float* step,
                           int32_t* sums) {
   float32x4_t largest = vdupq_n_f32(0.0f);
