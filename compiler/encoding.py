@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-Encoding = Literal["bitmap", "delta", "int8", "int4", "dense"]
+Encoding = Literal["bitmap", "delta", "full", "int8", "int4", "dense"]
 ValueType = Literal["f32", "f16", "i8", "i4"]
 SparseValues = Literal["f16", "i8", "i4"]
 AdapterType = Literal["f16", "i8"]

@@ -207,7 +207,7 @@ def _without_f32(candidate: Candidate) -> bool:
 
 
 def _without_ours(candidate: Candidate) -> bool:
-    return not any(choice.sparse for choice in candidate.choices)
+    return not any(choice.packed for choice in candidate.choices)
 
 
 def _without_adapter(candidate: Candidate) -> bool:

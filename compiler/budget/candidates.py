@@ -16,21 +16,24 @@ from slc.compiler.budget.encodings import (
     Storage,
     adapter_bytes,
     dense_choice,
+    full_choice,
     nbits_choice,
     sparse_choice,
 )
 from slc.compiler.budget.memory import resident_bytes
 from slc.compiler.budget.menu_errors import choice_error
 from slc.compiler.linear import Linear
+from slc.compiler.structure.dense_codes import BITS_OF
 
 if TYPE_CHECKING:
     from slc.compiler.frontends.source import Source
-    from slc.compiler.structure.menu import MenuOption, Prices
+    from slc.compiler.structure.menu import MenuLinear, MenuOption, Prices
     from slc.targets import Target
 
 INT4_ORT = "1.17"  # MatMulNBits of 4 bits
 INT8_ORT = "1.23"  # and of 8: refused by 1.19.2
 NBITS_GROUPS = (16, 32, 64, 128)
+FULL_GROUP = 64  # columns per scale of our blobs, or a multiple
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +100,11 @@ class Offer:
             for option in row.options
             if (choice := self._choice(linear, option, head)) is not None
         ]  # fmt: skip
+        if row is not None and head is None and linear.kind != "embedding":
+            options += [
+                (choice, choice_error(self._menu, choice, self._structured))
+                for choice in self._full(linear, row)
+            ]
         extra = adapter_bytes(linear.N, linear.K, self._extra.get(linear.name, 0))
         exact = dense_choice(linear, "there is room for it")
         exact = dataclasses.replace(exact, weight_bytes=exact.weight_bytes + extra)
@@ -141,6 +149,35 @@ class Offer:
         )  # fmt: skip
         smaller = choice.weight_bytes < dense_choice(linear, "").weight_bytes
         return choice if smaller else None
+
+    def _full(self, linear: Linear, row: MenuLinear) -> Iterator[Choice]:
+        """The row's codes in blobs of ours, whose groups are of 64 columns or a multiple.
+
+        Of a weight that the source has only as S + B·A nothing else is exact enough.
+        """
+        extra = self._extra.get(linear.name, 0)
+        there = linear.name not in self._structured
+        made = [full_choice(linear, "f16", 0, extra_rank=extra)] if there else []
+        for option in row.options:
+            fits = option.group % FULL_GROUP == 0
+            if option.encoding not in BITS_OF or not (
+                fits or (there and option.encoding == "int8")
+            ):
+                continue
+            group = option.group if fits else FULL_GROUP
+            made.append(
+                full_choice(
+                    linear,
+                    "i8" if option.encoding == "int8" else "i4",
+                    group,
+                    rank=option.rank,
+                    adapter_type=option.adapter_type,
+                    level=self._storage.accuracy_level,
+                    extra_rank=extra,
+                )
+            )
+        dense = dense_choice(linear, "").weight_bytes
+        yield from (choice for choice in made if choice.weight_bytes < dense)
 
     def _level(self, option: MenuOption) -> int:
         """f16 values are multiplied with f32 activations only."""

@@ -14,6 +14,7 @@ class Choice:
     """How one Linear is stored and computed on the target.
 
     `bitmap`, `delta`: S in a packed blob of that encoding and an adapter of `rank`.
+    `full`: every weight in a packed blob, which is read where it is mapped.
     `int8`, `int4`: every weight in 8 or 4 bits with one scale per `group` columns, by
     onnxruntime's own operators; MatMulNBits may have an adapter of `rank` behind it.
     `dense`: left as it is, in `value_type` f32; `reason` then says why.
@@ -41,5 +42,10 @@ class Choice:
 
     @property
     def sparse(self) -> bool:
-        """Whether it is a packed blob that our own operator reads."""
+        """Whether it is S of a sparse plus low-rank weight."""
         return self.encoding in ("bitmap", "delta")
+
+    @property
+    def packed(self) -> bool:
+        """Whether it is a packed blob that our own operator reads."""
+        return self.sparse or self.encoding == "full"

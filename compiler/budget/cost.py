@@ -241,11 +241,11 @@ def _attention_nodes(model: ir.Model, config: Mapping[str, Any]) -> int:
 def _other_nodes(model: ir.Model, stored: Sequence[_Stored]) -> list[Operation]:
     """All that are neither Linears nor attention, nor vanish when the graph is lowered."""
     linear_nodes = {name for linear, _, _ in stored for name in linear.nodes}
-    sparse = {name for linear, choice, _ in stored if choice.sparse for name in linear.nodes}
+    packed = {name for linear, choice, _ in stored if choice.packed for name in linear.nodes}
     shapes, folded = concrete_shapes(model, 1, 1), folded_nodes(model)
     found = []
     for node in model.graph:
-        gone = str(node.name) in linear_nodes or _is_fused_bias(node, sparse)
+        gone = str(node.name) in linear_nodes or _is_fused_bias(node, packed)
         if gone or str(node.name) in folded or node.op_type in _ATTENTION:
             continue
         made = (shapes.get(str(value.name), ()) for value in node.outputs[:1])
@@ -253,10 +253,10 @@ def _other_nodes(model: ir.Model, stored: Sequence[_Stored]) -> list[Operation]:
     return found
 
 
-def _is_fused_bias(node: ir.Node, sparse: Collection[str]) -> bool:
-    """Whether it adds a constant to what one of the nodes `sparse` makes, which will do that."""
+def _is_fused_bias(node: ir.Node, packed: Collection[str]) -> bool:
+    """Whether it adds a constant to what one of the nodes `packed` makes, which will do that."""
     if node.op_type != "Add":
         return False
     producers = (v.producer() for v in node.inputs if v is not None)
     constant = any(v is not None and v.is_initializer() for v in node.inputs)
-    return constant and any(p is not None and str(p.name) in sparse for p in producers)
+    return constant and any(p is not None and str(p.name) in packed for p in producers)

@@ -111,6 +111,27 @@ def nbits_choice(
     )  # fmt: skip
 
 
+def full_choice(
+    linear: Linear, value_type: SparseValues, group: int, *, rank: int = 0,
+    adapter_type: AdapterType = "f16", level: int = INT8_LEVEL, extra_rank: int = 0,
+) -> Choice:  # fmt: skip
+    """Every weight of `linear` in a packed blob; arguments as of `nbits_choice`.
+
+    Unlike MatMulNBits' codes it is not packed again when a session is made: what it takes in the
+    file is what it takes in memory.
+    """
+    from slc.ops import full
+
+    group = 0 if value_type == "f16" else group
+    size = aligned(full.encoded_bytes(linear.N, linear.K, value_type, group))
+    return Choice(
+        linear.name, "full", value_type, nnz=linear.numel, rank=rank, group=group,
+        accuracy_level=FLOAT_LEVEL if value_type == "f16" else level,
+        adapter_type=adapter_type if rank else "f16",
+        weight_bytes=size + adapters_bytes(linear, rank, adapter_type, extra_rank),
+    )  # fmt: skip
+
+
 @dataclasses.dataclass(frozen=True)
 class Storage:
     """How S and the residual adapter are stored, the same for all Linears of one plan.

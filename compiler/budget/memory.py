@@ -30,7 +30,7 @@ NODE_BYTES = 8_000
 # The arena hands out a chunk of up to twice the size rather than split it. Measured on MiniLM at
 # 1x16 to 1x512 and 8x128 tokens: 3-6 % with onnxruntime's MatMul, up to 17 % with our operators.
 ARENA_SLACK = 1.06
-ARENA_SLACK_SPARSE = 1.17
+ARENA_SLACK_PACKED = 1.17
 # Of everything but weights: what one measurement differs from the next.
 MARGIN = 0.02
 DELTA_ROWS = 16  # the GEMM of delta blobs copies X into tiles of so many rows
@@ -155,7 +155,7 @@ def scratch_bytes(linears: Sequence[Linear], choices: Sequence[Choice], workload
         (
             _packed_x_bytes(rows, linear.K, choice)
             for linear, choice in zip(linears, choices, strict=True)
-            if choice.sparse
+            if choice.packed
         ),
         default=0,
     )
@@ -198,8 +198,8 @@ def run_lines(
     )
     genai = workload.genai_config is not None
     peak = activation_peak(run, outputs_bound=genai)
-    sparse = any(choice.sparse for choice in choices)
-    slack = ARENA_SLACK_SPARSE if sparse else ARENA_SLACK
+    packed = any(choice.packed for choice in choices)
+    slack = ARENA_SLACK_PACKED if packed else ARENA_SLACK
     bytes_ = peak.bound_bytes + int((peak.bytes - peak.bound_bytes) * slack)
     reckoned = f"buffers as onnxruntime plans them, most at {peak.label}"
     if run.unknown:

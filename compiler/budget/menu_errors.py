@@ -6,18 +6,22 @@ the number of values and then in the rank: a slice loses more and more quickly.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slc.compiler.budget.choice import Choice
+from slc.compiler.budget.choice import Choice, Encoding
 
 if TYPE_CHECKING:
     from slc.compiler.structure.menu import MenuLinear, MenuOption, Prices
 
 _LEAST = 1e-300
+# What f16 loses of what int8 loses, at most: rounding to steps of s loses s²/12 of a weight w, s
+# being at most |w|/2^10 in f16 and max|w|/127 of the group in int8: a ratio of 127²/2^20 or less.
+F16_PART = 0.016
 
 
 def predicted_error(
@@ -41,6 +45,10 @@ def choice_error(menu: Prices, choice: Choice, structured: Collection[str] = ())
         return 0.0
     if choice.encoding == "dense":
         return row.sensitivity * (whole_error(row) if choice.linear in structured else 0.0)
+    if choice.encoding == "full" and choice.value_type == "f16" and choice.linear in structured:
+        return row.sensitivity * whole_error(row)
+    if choice.encoding == "full":
+        return row.sensitivity * _full_error(row, choice)
     return row.sensitivity * (
         _sparse_error(row, choice) if choice.sparse else _dense_error(row, choice)
     )
@@ -58,6 +66,13 @@ def _dense_error(row: MenuLinear, choice: Choice) -> float:
         return 0.0
     nearest = min(options, key=lambda o: (abs(math.log2(o.group / max(1, choice.group))), -o.rank))
     return nearest.error
+
+
+def _full_error(row: MenuLinear, choice: Choice) -> float:
+    """Of the same codes in onnxruntime's layout; of f16, a part of int8's."""
+    like: Encoding = "int4" if choice.value_type == "i4" else "int8"
+    part = F16_PART if choice.value_type == "f16" else 1.0
+    return part * _dense_error(row, dataclasses.replace(choice, encoding=like))
 
 
 def _sparse_error(row: MenuLinear, choice: Choice) -> float:

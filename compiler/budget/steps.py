@@ -103,7 +103,7 @@ def graph_steps(
         for linear, choice in zip(linears, choices, strict=True)
         for node in linear.nodes
     }
-    biased = _bias_adds(model, {n for n, (c, _) in by_node.items() if c.sparse})
+    biased = _bias_adds(model, {n for n, (c, _) in by_node.items() if c.packed})
     unknown = sum(
         1
         for node in model.graph

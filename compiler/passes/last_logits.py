@@ -40,7 +40,8 @@ class LastLogits(ir.passes.InPlacePass):
             return ir.passes.PassResult(model, False)
         head = path[-1]
         x = head.inputs[0]
-        assert x is not None and x.shape is not None  # _path looked
+        assert x is not None
+        assert x.shape is not None
         selected = _last_rows(model, x, mask, head)
         head.replace_input_with(0, selected)
         for node in path:

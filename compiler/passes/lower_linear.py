@@ -4,7 +4,7 @@
     Gemm(X, W, C?, alpha, beta, transB)       -> BitmapSparseGemm(X, packed, beta·C?)
 
 Rules:
-  1. Only Linears whose Choice is `bitmap` or `delta` are touched.
+  1. Only Linears whose Choice is `bitmap`, `delta` or `full` are touched.
   2. `packed` is encoded when the artifact is written, one matrix in memory at a time. Its size must
      be known before: for i4 values and for delta it follows from where the values lie.
   3. Gemm's alpha is folded into the packed values, its beta into the bias.
@@ -14,6 +14,9 @@ Rules:
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Literal
+
 import numpy as np
 import onnx_ir as ir
 
@@ -22,7 +25,7 @@ from slc.compiler.budget.choice import Choice
 from slc.compiler.linear import Linear
 from slc.compiler.passes.gemm_bias import beta, gemm_bias, scaled
 from slc.compiler.passes.lowering import Lowering, add_initializer, nodes_by_name
-from slc.ops import bitmap
+from slc.ops import bitmap, full
 
 
 class LowerLinear(ir.passes.InPlacePass):
@@ -35,7 +38,7 @@ class LowerLinear(ir.passes.InPlacePass):
         """Rewrites every node of every sparse Linear."""
         nodes = nodes_by_name(model)
         modified = False
-        for linear, choice in self._lowering.chosen("bitmap", "delta"):
+        for linear, choice in self._lowering.chosen("bitmap", "delta", "full"):
             packed = add_initializer(
                 model, f"{linear.name}.packed", _packed_tensor(self._lowering, linear, choice)
             )
@@ -47,6 +50,8 @@ class LowerLinear(ir.passes.InPlacePass):
 
 def _packed_tensor(lowering: Lowering, linear: Linear, choice: Choice) -> ir.LazyTensor:
     """The blob of `linear`, made when it is written."""
+    if choice.encoding == "full":
+        return _full_tensor(lowering, linear, choice)
     value_type: bitmap.ValueType = "f16" if choice.value_type == "f32" else choice.value_type
     group, layout = choice.group, choice.layout
     encoding: bitmap.Encoding = "delta" if choice.encoding == "delta" else "bitmap"
@@ -68,6 +73,24 @@ def _packed_tensor(lowering: Lowering, linear: Linear, choice: Choice) -> ir.Laz
             )
         )
 
+    return ir.LazyTensor(encode, dtype=ir.DataType.UINT8, shape=ir.Shape([size]))
+
+
+def _full_tensor(lowering: Lowering, linear: Linear, choice: Choice) -> ir.LazyTensor:
+    """A blob of every weight: the codes that the menu has, else rounded to the nearest."""
+    value_type, group = choice.value_type, choice.group
+    kind: Literal["f16", "i8", "i4"] = "f16" if value_type == "f32" else value_type
+    alpha = np.float32(linear.alpha)
+
+    def encode() -> ir.TensorProtocol:
+        if kind == "f16":
+            return ir.Tensor(full.encode(lowering.weight(linear) * alpha, "f16"))
+        like = dataclasses.replace(choice, encoding="int8" if kind == "i8" else "int4")
+        made = lowering.codes(linear, like)
+        codes = (made.codes.astype(np.int16) - 2 ** (made.bits - 1)).astype(np.int8)
+        return ir.Tensor(full.encode_codes(codes, made.scales * alpha, kind, group))
+
+    size = full.encoded_bytes(linear.N, linear.K, kind, group)
     return ir.LazyTensor(encode, dtype=ir.DataType.UINT8, shape=ir.Shape([size]))
 
 

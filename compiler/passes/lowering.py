@@ -83,7 +83,7 @@ class Lowering:
         """The residual adapter at the chosen rank, as a list of none or one."""
         if choice.rank == 0:
             return []
-        if choice.encoding in BITS_OF and self.menu is not None:
+        if choice.encoding in (*BITS_OF, "full") and self.menu is not None:
             correction = self.menu.correction(linear.name, choice.rank)
             return [] if correction is None else [correction]
         if self.checkpoint is None:

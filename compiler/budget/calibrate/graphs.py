@@ -38,7 +38,8 @@ def sparse_graphs(
     for encoding, value_type, suffix in (
         ("bitmap", "f16", ""), ("bitmap", "i8", ""), ("bitmap", "i8", "_level1"),
         ("bitmap", "i4", ""), ("bitmap", "i4", "_level1"), ("delta", "f16", ""),
-        ("delta", "i8", ""),
+        ("delta", "i8", ""), ("full", "f16", ""), ("full", "i8", ""), ("full", "i8", "_level1"),
+        ("full", "i4", ""), ("full", "i4", "_level1"),
     ):  # fmt: skip
         yield _sparse_graph(delta if encoding == "delta" else S, encoding, value_type, suffix,
                             layout, cold_bytes)  # fmt: skip
@@ -49,8 +50,9 @@ def _sparse_graph(
 ) -> tuple[Operation, ModelProto, Feeds]:
     N, K = S.shape
     group = -(-K // 64) * 64 if encoding == "delta" else 64
+    planes = value_type == "i4" and encoding == "bitmap"
     blob = bitmap.encode(S, value_type, group, encoding=encoding,
-                         layout=layout if value_type == "i4" else "rows")  # fmt: skip
+                         layout=layout if planes else "rows")  # fmt: skip
     kernel = f"{encoding}_{value_type}{suffix}"
     operation = op.sparse(kernel, N, K, int(np.count_nonzero(S)), blob.nbytes)
     level = 1 if value_type == "f16" or encoding == "delta" else _LEVELS[suffix]
