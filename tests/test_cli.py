@@ -115,7 +115,7 @@ BAD_EXPORTS = {
     "adapter name that is a path": (["MODEL", "--adapter", "lora=../../evil"], "../../evil"),
     "checkpoint inside the artifact": (["MODEL", "--save-structured", "out/m.slr"], "outside"),
     "calibration that is not used": (
-        ["MODEL", "--method", "salr", "--calibrate", "text.txt"],
+        ["MODEL", "--method", "salr", "--calibrate", "default"],
         "hessian",
     ),
     "no such calibration": (["MODEL", "--calibrate", "text.txt"], "text.txt"),

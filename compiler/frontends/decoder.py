@@ -63,8 +63,14 @@ def check_config(config: dict[str, Any], folder: Path) -> None:
                 f"{str(folder)!r} is an {architecture}, for which onnxruntime-genai's builder "
                 f"{_WRONG[architecture]}: choose another model, or give slc an ONNX file"
             )
-    heads = config.get("num_attention_heads") or 1
-    head_dim = config.get("head_dim") or config.get("hidden_size", 0) // heads
+    heads, hidden = config.get("num_attention_heads") or 1, config.get("hidden_size", 0)
+    sizes = (heads, hidden, config.get("head_dim") or 0)
+    if not all(isinstance(size, int) and size >= 0 for size in sizes):
+        raise ModelError(
+            f"{str(folder / 'config.json')!r} gives num_attention_heads, hidden_size and head_dim "
+            f"as {sizes}, where whole numbers are wanted: repair it, or download it again"
+        )
+    head_dim = config.get("head_dim") or hidden // heads
     if head_dim % 8:
         raise ModelError(
             f"{str(folder)!r} has attention heads of size {head_dim}, and onnxruntime's "

@@ -33,15 +33,16 @@ def quantize_matrix(W: F32, H: F32, *, bits: int, group: int, sweeps: int = 4) -
     scales = group_scales(W, bits, group)
     damped = H.copy()
     damped[np.diag_indices_from(damped)] += np.float32(DAMPING) * _squares(H)
-    lowest = -(2 ** (bits - 1))
-    levels = np.arange(lowest, -lowest, dtype=np.float32)
+    half = 2 ** (bits - 1)
+    # Of 8 bits -128 is left out, as in round_matrix.
+    levels = np.arange(-half + (bits == 8), half, dtype=np.float32)
     grid = Grid(scales, levels, group)
     Q = round_by_feedback(W, damped, grid)
     if sweeps:
         Q = round_by_descent(W, Q, damped, grid, sweeps=sweeps)
     wide = np.repeat(scales, group, axis=1)[:, : W.shape[1]]
     steps = np.divide(Q, wide, out=np.zeros_like(Q), where=wide != 0)
-    return DenseCodes((np.rint(steps) - lowest).astype(np.uint8), scales, bits, group)
+    return DenseCodes((np.rint(steps) + half).astype(np.uint8), scales, bits, group)
 
 
 def _squares(H: F32) -> F32:

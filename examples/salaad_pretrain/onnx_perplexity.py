@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,32 @@ def perplexity(artifact: Path, sequences: Ids, threads: int = 0) -> float:
         total += negative_log_likelihood(logits[:, :-1], ids[:, 1:])
         count += ids[:, 1:].size
     return math.exp(total / count)
+
+
+def with_all_logits(artifact: Path) -> Path:
+    """A copy of an artifact that gives every token's logits, not just the last one's; for scores.
+
+    Its data is a link, it lies beside the artifact, and it replaces one that was there before.
+    """
+    import onnx
+
+    folder = artifact.with_name(f"{artifact.name}-all-logits")
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(artifact, folder, ignore=shutil.ignore_patterns("*.data"))
+    for data in artifact.glob("*.data"):
+        os.link(data, folder / data.name)
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
+    (select,) = [node for node in model.graph.node if node.name.endswith("/last/hidden")]
+    for node in model.graph.node:
+        for place, name in enumerate(node.input):
+            if name == select.output[0]:
+                node.input[place] = select.input[0]
+    for output in model.graph.output:
+        if output.name == "logits":
+            output.type.tensor_type.shape.dim[1].dim_param = "sequence_length"
+    del model.graph.value_info[:]
+    onnx.save(model, folder / "model.onnx")
+    return folder
 
 
 def text(artifact: Path, prompt: str, tokens: int) -> str:
