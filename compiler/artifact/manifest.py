@@ -19,7 +19,7 @@ from typing import Any
 
 from slc.compiler.artifact.schema import first_problem
 from slc.compiler.budget.choice import Choice
-from slc.compiler.errors import ArtifactError
+from slc.compiler.errors import ArtifactError, PostconditionError
 from slc.compiler.frontends.source import Source
 from slc.compiler.linear import Linear
 
@@ -173,7 +173,14 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Writes folder/manifest.json."""
+    """Writes folder/manifest.json.
+
+    Raises:
+      PostconditionError: it is not what the schema says, and nobody could read it.
+    """
+    problem = first_problem(manifest, _schema())
+    if problem is not None:
+        raise PostconditionError(f"the manifest that was made is wrong: {problem}")
     write_json(folder / MANIFEST_FILE, manifest)
 
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from budget.models import mlp, table_source
 
+from slc.compiler import export, verify
+from slc.compiler import plan as plan_model
+from slc.compiler.artifact.writer import write_model
 from slc.compiler.budget import BudgetOptions, plan
 from slc.compiler.budget.candidates import Offer
 from slc.compiler.budget.choice import Choice
@@ -127,6 +132,17 @@ def test_tables_and_what_is_tied_to_them_have_none() -> None:
     }  # fmt: skip
     assert "full" not in encodings["embedding"] | encodings["lm_head"]
     assert "full" in encodings["linear"]
+
+
+def test_an_artifact_with_them_verifies(tmp_path: Path) -> None:
+    write_model(mlp((128, 512, 384, 128)).graph, tmp_path)
+    model = tmp_path / "model.onnx"
+    wide, _ = plan_model(model, mem="1GB", context=32, device="x86-64-avx2")
+    mem = wide.memory.total_bytes - 1_000_000
+    out = export(model, tmp_path / "out", mem=mem, context=32)
+    linears = json.loads((out / "manifest.json").read_text())["linears"]
+    assert "full" in {row["choice"]["encoding"] for row in linears}
+    assert verify(out, memory=False).passed
 
 
 def test_bytes_are_exact() -> None:
