@@ -18,6 +18,8 @@ from slc.targets.target import version_tuple
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from slc.targets import Target
+
 # Measured with onnxruntime 1.32, two threads, on a graph of one Add: code pages of the library that
 # run for the first time, session, thread pool. Through onnxruntime-genai the library itself is
 # first paged in when the model is made: 30.5 MB on a Llama of two layers. 1.6 MB of each are pages
@@ -38,8 +40,10 @@ DELTA_ROWS = 16  # the GEMM of delta blobs copies X into tiles of so many rows
 PACK_COLUMNS = 256
 MASK_COLUMNS = 64
 # What MatMulNBits keeps for each group beside the codes. Of 4 bits two f32, measured at groups of
-# 32, 64 and 128 with AVX2; of 8 bits two there and four on a processor with AVX-512.
+# 32, 64 and 128 with AVX2; of 8 bits two there and four on a processor with AVX-512, which is taken
+# wherever nothing was measured.
 GROUP_BYTES = {"int4": 8, "int8": 16}
+AVX2_GROUP_BYTES = 8
 # GroupQueryAttention of 1.29 and 1.32 never holds all scores at once; 1.23.2 and 1.26.0 do.
 GQA_BY_BLOCKS_ORT = "1.29"
 
@@ -84,12 +88,14 @@ class Workload:
       context: tokens of each, prompt and answer.
       genai_config: of a decoder that runs in onnxruntime-genai, else None.
       ort_min: the oldest onnxruntime that may run it.
+      avx2: it runs on x86-64 without AVX-512.
     """
 
     batch: int
     context: int
     genai_config: Mapping[str, Any] | None = None
     ort_min: str = "1.17"
+    avx2: bool = False
 
 
 def predict(
@@ -111,7 +117,9 @@ def predict(
       shapes: of `workload_shapes`, for whoever predicts many choices of one model.
     """
     chosen = sum(choice.weight_bytes for choice in choices)
-    prepacked = sum(_resident_extra(li, ch) for li, ch in zip(linears, choices, strict=True))
+    prepacked = sum(
+        _resident_extra(li, ch, workload.avx2) for li, ch in zip(linears, choices, strict=True)
+    )
     transient = max(
         (_load_transient(li, ch) for li, ch in zip(linears, choices, strict=True)), default=0
     )
@@ -238,12 +246,17 @@ def other_weight_bytes(
     return total
 
 
-def resident_bytes(linear: Linear, choice: Choice) -> int:
+def resident_bytes(linear: Linear, choice: Choice, *, avx2: bool = False) -> int:
     """What a Choice adds to a session: its part of the data file and onnxruntime's own copies."""
-    return choice.weight_bytes + _resident_extra(linear, choice)
+    return choice.weight_bytes + _resident_extra(linear, choice, avx2)
 
 
-def _resident_extra(linear: Linear, choice: Choice) -> int:
+def without_avx512(target: Target) -> bool:
+    """Whether it is known to be an x86-64 without AVX-512."""
+    return target.arch == "x86_64" and not any(isa.startswith("avx512") for isa in target.isa)
+
+
+def _resident_extra(linear: Linear, choice: Choice, avx2: bool) -> int:
     """Anonymous memory that onnxruntime keeps beside the mapped file, measured.
 
     MatMulNBits at level 4 packs Q again, with f32 scales and sums of every group beside it; untied,
@@ -255,7 +268,7 @@ def _resident_extra(linear: Linear, choice: Choice) -> int:
     if not _packed_by_runtime(linear, choice):
         return 0
     groups = linear.N * -(-linear.K // choice.group)
-    extra = GROUP_BYTES[choice.encoding] * groups
+    extra = (AVX2_GROUP_BYTES if avx2 else GROUP_BYTES[choice.encoding]) * groups
     return extra + _code_bytes(choice, groups) if choice.shared_with else extra
 
 

@@ -22,7 +22,7 @@ from slc.compiler.budget.encodings import (
     dense_choice,
     i4_layout,
 )
-from slc.compiler.budget.memory import MemoryPlan, Workload
+from slc.compiler.budget.memory import MemoryPlan, Workload, without_avx512
 from slc.compiler.budget.menu_errors import choice_error
 from slc.compiler.budget.notes import plan_notes
 from slc.compiler.budget.options import (
@@ -141,7 +141,9 @@ def _plan(
         check_level(options)
     context = chosen_context(source, options)
     source = _fitted(source, context, options.logits)
-    workload = Workload(options.batch, context, source.genai_config, target.ort_min)
+    workload = Workload(
+        options.batch, context, source.genai_config, target.ort_min, without_avx512(target)
+    )
     storage = Storage(
         _VALUES.get(options.values, "f16"), options.group, i4_layout(target), chosen_level(options),
         chosen_adapter_type(options),
