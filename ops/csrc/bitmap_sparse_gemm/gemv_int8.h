@@ -22,25 +22,28 @@ inline void WordFactors(const PackedView& w, int64_t row, int64_t begin, int64_t
   }
 }
 
-// Rows of w at a time, for M rows of x: those of full blobs lie where they lie, so several can
-// share what is loaded of x, and add up their lanes together.
+// Rows of w at a time, for M rows of x. Those of full blobs lie where they lie, so several can
+// share what is loaded of x and add up their lanes together. That helps i4, which instructions
+// bound; i8 is bound by the memory, which likes one stream best.
 template <class Reader, int M>
-inline constexpr int kRowsInt8 = !Reader::kFull ? 1
-                                 : M == 1       ? 4
-                                                : 2;
+constexpr int RowsAtATime() {
+  if constexpr (Reader::kFull) return Reader::kWordBytes > 32 ? 1 : M == 1 ? 4 : 2;
+  return 1;
+}
 
-// kRowsInt8 rows of w, from `row` on, times M rows of x: integer sums are exact, and each word's
+// R rows of w, from `row` on, times M rows of x: integer sums are exact, and each word's
 // sum is scaled into float lanes.
 template <class S, class Reader, int M>
 class RowsInt8 {  // all of it inline, so that the sums stay in registers
  public:
-  static constexpr int R = kRowsInt8<Reader, M>;
+  static constexpr int R = RowsAtATime<Reader, M>();
 
+  // ahead: how far from a value to that which is asked for of the memory when it is read.
   // values[r]: where those of row r begin. Rows from `count` on are row count - 1 again, and not
   // written.
-  RowsInt8(const SparseArgs& a, const Reader& reader, int64_t row, int64_t count,
+  RowsInt8(const SparseArgs& a, const Reader& reader, int64_t row, int64_t count, int64_t ahead,
            const uint8_t* (&values)[R])
-      : a_(a), w_(*a.w), reader_(reader), row_(row), count_(count), values_(values) {
+      : a_(a), w_(*a.w), reader_(reader), row_(row), count_(count), ahead_(ahead), values_(values) {
     Clear(sums_);
   }
 
@@ -119,7 +122,7 @@ class RowsInt8 {  // all of it inline, so that the sums stay in registers
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
       const uint8_t* masks = MasksAt<Reader>(w_, row_ + r, word);
-      __builtin_prefetch(values_[r] + kPrefetchBytes);
+      __builtin_prefetch(values_[r] + ahead_);
       const typename S::Bytes weights = reader_.Ints(values_[r], masks);
       values_[r] += Reader::Bytes(masks);
 #pragma GCC unroll 4
@@ -137,14 +140,29 @@ class RowsInt8 {  // all of it inline, so that the sums stay in registers
   const PackedView& w_;
   const Reader& reader_;
   const int64_t row_, count_;
+  const int64_t ahead_;
   const uint8_t* (&values_)[R];
   Sums sums_;
 };
 
+// Where R rows are read side by side, what comes next is the same place R rows on, and the streams
+// are too short for the processor to find out. As many rows ahead as the memory's latency takes;
+// what that leaves out is asked for here.
+template <class Reader, int R>
+inline int64_t PrefetchRows(const PackedView& w, const uint8_t* values) {
+  if constexpr (R == 1) return kPrefetchBytes;
+  const int64_t rows_bytes = R * RowBytes<Reader>(w, 0);
+  const int64_t ahead = (2 * kPrefetchBytes + rows_bytes - 1) / rows_bytes * rows_bytes;
+  const int64_t first = ahead < 4 * kPrefetchBytes ? ahead : 4 * kPrefetchBytes;
+  for (int64_t at = 0; at < first; at += 64) __builtin_prefetch(values + at);
+  return ahead;
+}
+
 template <class S, class Reader, int M>
 inline void GemvInt8(const SparseArgs& a, const Reader& reader) {
-  constexpr int R = kRowsInt8<Reader, M>;
+  constexpr int R = RowsAtATime<Reader, M>();
   const uint8_t* next = RowValues(*a.w, a.row_begin);
+  const int64_t ahead = PrefetchRows<Reader, R>(*a.w, next);
   for (int64_t row = a.row_begin; row < a.row_end; row += R) {
     const int64_t count = a.row_end - row < R ? a.row_end - row : R;
     const uint8_t* values[R];
@@ -152,7 +170,7 @@ inline void GemvInt8(const SparseArgs& a, const Reader& reader) {
       values[r] = next;
       if (r + 1 < count) next += RowBytes<Reader>(*a.w, row);
     }
-    RowsInt8<S, Reader, M>(a, reader, row, count, values).Run();
+    RowsInt8<S, Reader, M>(a, reader, row, count, ahead, values).Run();
     if constexpr (Reader::kFull) {
       next += RowBytes<Reader>(*a.w, row);
     } else {
