@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .blob_kinds import Kind
+from .blob_kinds import LEVELS, Kind
 from .blob_sections import CODEBOOK_ENTRIES
 
 __all__ = ["Grid"]
@@ -45,5 +45,8 @@ class Grid:
         wanted = (np.dtype(np.int8), (CODEBOOK_ENTRIES,)) if kind.value_type == "i4" else None
         if entries != wanted:
             raise ValueError(f"grid.codebook: got {entries}, wanted {wanted}")
+        for entry in () if self.codebook is None else self.codebook.tolist():
+            if abs(entry) > LEVELS["i4"]:
+                raise ValueError(f"grid.codebook: got {entry}, wanted -63 ... 63")
         if kind.layout == "planes" and self.codebook is not None and self.codebook[0] != 0:
             raise ValueError(f"grid.codebook[0]: got {self.codebook[0]}, wanted 0 for planes")

@@ -21,6 +21,9 @@ STORED: dict[str, dict[str, str]] = {
     "i4planes": {"value_type": "i4", "layout": "planes"},
     "deltaf16": {"value_type": "f16", "encoding": "delta"},
     "deltai8": {"value_type": "i8", "encoding": "delta"},
+    "fullf16": {"value_type": "f16", "encoding": "full"},
+    "fulli8": {"value_type": "i8", "encoding": "full"},
+    "fulli4": {"value_type": "i4", "encoding": "full"},
 }
 
 

@@ -18,7 +18,7 @@ ELEMENT_TYPES = {
     "float16": TensorProto.FLOAT16,
     "int8": TensorProto.INT8,
 }
-# Every kind of blob, as arguments of bitmap.encode.
+# Every kind of blob for sparse matrices, as arguments of bitmap.encode.
 BLOB_KINDS = [
     {"value_type": "f16"},
     {"value_type": "i8"},
@@ -26,6 +26,11 @@ BLOB_KINDS = [
     {"value_type": "i4", "layout": "planes"},
     {"value_type": "f16", "encoding": "delta"},
     {"value_type": "i8", "encoding": "delta"},
+]
+FULL_KINDS = [
+    {"value_type": "f16", "encoding": "full"},
+    {"value_type": "i8", "encoding": "full"},
+    {"value_type": "i4", "encoding": "full"},
 ]
 
 

@@ -165,7 +165,9 @@ struct Avx2Simd {
   static Sums AddScaled(__m256i dot, float factor, Sums sums) {
     return MulAdd(_mm256_cvtepi32_ps(dot), Set(factor), sums);
   }
+  static Sums MulAddSums(Sums a, float factor, Sums sums) { return MulAdd(a, Set(factor), sums); }
   static float Total(Sums sums) { return Sum(sums); }
+  static void Total4(const Sums* sums, float* out) { Sum4(sums, out); }
 
   using Lanes = __m256;
   static constexpr int kLanes = 8, kPanelVecs = 2, kTileRows = 6, kInt8TileRows = 4;

@@ -95,8 +95,13 @@ struct Avx512Simd : Avx2Simd {
   static Sums AddScaled(__m512i dot, float factor, Sums sums) {
     return _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_set1_ps(factor), sums);
   }
-  static float Total(Sums sums) {
-    return Sum(_mm256_add_ps(_mm512_castps512_ps256(sums), _mm512_extractf32x8_ps(sums, 1)));
+  static Sums MulAddSums(Sums a, float factor, Sums sums) {
+    return _mm512_fmadd_ps(a, _mm512_set1_ps(factor), sums);
+  }
+  static float Total(Sums sums) { return Sum(Halves(sums)); }
+  static void Total4(const Sums* sums, float* out) {
+    const Vec halves[4] = {Halves(sums[0]), Halves(sums[1]), Halves(sums[2]), Halves(sums[3])};
+    Sum4(halves, out);
   }
 
   using Lanes = __m512;
@@ -137,6 +142,9 @@ struct Avx512Simd : Avx2Simd {
   static __m512i Load64(const void* p) { return _mm512_loadu_si512(p); }
 
  private:
+  static Vec Halves(Sums v) {
+    return _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+  }
   static __m512i Shift() { return _mm512_set1_epi8(-128); }
 };
 

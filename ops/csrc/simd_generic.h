@@ -148,7 +148,12 @@ struct GenericSimd {
   static Sums AddScaled(int32_t dot, float factor, Sums sums) {
     return static_cast<float>(dot) * factor + sums;
   }
+  static Sums MulAddSums(Sums a, float factor, Sums sums) { return a * factor + sums; }
   static float Total(Sums sums) { return sums; }
+  // out[i] = Total(sums[i]), but in another order
+  static void Total4(const Sums* sums, float* out) {
+    for (int i = 0; i < 4; ++i) out[i] = sums[i];
+  }
 
   // The GEMM's panel: kPanelRows rows of w side by side, and kTileRows rows of x that meet them in
   // registers.

@@ -188,7 +188,11 @@ struct NeonSimd {
   static Sums AddScaled(int32x4_t dot, float factor, Sums sums) {
     return vfmaq_n_f32(sums, vcvtq_f32_s32(dot), factor);
   }
+  static Sums MulAddSums(Sums a, float factor, Sums sums) { return vfmaq_n_f32(sums, a, factor); }
   static float Total(Sums sums) { return vaddvq_f32(sums); }
+  static void Total4(const Sums* sums, float* out) {
+    vst1q_f32(out, vpaddq_f32(vpaddq_f32(sums[0], sums[1]), vpaddq_f32(sums[2], sums[3])));
+  }
 
   // 32 registers: 24 for sums, 4 for the panel, one for a row of x.
   using Lanes = float32x4_t;

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ops_models import BLOB_KINDS, sparse
+from ops_models import BLOB_KINDS, FULL_KINDS, sparse
 
 from slc.ops import bitmap
 
@@ -45,7 +45,7 @@ def rounding_error(S: np.ndarray, blob: np.ndarray) -> np.ndarray:
     n=st.integers(1, 130),
     k=st.one_of(st.integers(1, 257), st.integers(258, 1500)),
     density=st.sampled_from([0, 0.001, 0.01, 0.05, 0.5, 1]),
-    kind=st.sampled_from(BLOB_KINDS),
+    kind=st.sampled_from(BLOB_KINDS + FULL_KINDS),
     group=st.sampled_from([64, 128, 320]),
     spread=st.sampled_from([1e-30, 1e-3, 1.0, 1e30]),
     seed=st.integers(0, 2**32 - 1),
@@ -58,11 +58,12 @@ def test_round_trip(n, k, density, kind, group, spread, seed) -> None:
     assert (header.n, header.k, header.value_type) == (n, k, kind["value_type"])
     assert header.encoding == kind.get("encoding", "bitmap")
     assert header.layout == kind.get("layout", "rows")
-    fillers = header.nnz - np.count_nonzero(S)
+    full = header.encoding == "full"
+    fillers = header.nnz - (S.size if full else np.count_nonzero(S))
     assert fillers >= 0 if header.encoding == "delta" else fillers == 0
     D = bitmap.decode(blob)
     assert D.dtype == np.float32
-    assert np.all(D[S == 0] == 0)
+    assert full or np.all(D[S == 0] == 0)
     assert np.all(np.abs(D.astype(np.float64) - S) <= rounding_error(S, blob))
 
 
@@ -134,6 +135,11 @@ def test_values_outside_the_mask_do_not_set_the_exponent(kind) -> None:
         ({"encoding": "csr"}, "got 'csr', wanted 'bitmap', 'delta' or 'full'"),
         ({"layout": "tiles"}, "got 'tiles', wanted 'rows' or 'planes'"),
         ({"layout": "planes"}, "'planes' with value_type 'f16', wanted 'rows'"),
+        (
+            {"value_type": "i4", "encoding": "full", "layout": "planes"},
+            "'planes' with encoding",
+        ),
+        ({"encoding": "full", "mask": np.ones((2, 3), bool)}, "mask: got one with encoding 'full'"),
         ({"value_type": "i8", "group": 32}, "got 32, wanted a positive multiple of 64"),
         ({"value_type": "i4", "group": 96}, "got 96, wanted a positive multiple of 64"),
         ({"mask": np.ones((2, 2), bool)}, r"mask: got bool \[2, 2\]"),
@@ -173,6 +179,9 @@ def wide_golden_matrix() -> np.ndarray:
         ("bitmap_v1_i4_planes", golden_matrix, BLOB_KINDS[3]),
         ("delta_v1_f16", wide_golden_matrix, BLOB_KINDS[4]),
         ("delta_v1_i8", wide_golden_matrix, BLOB_KINDS[5]),
+        ("full_v1_f16", golden_matrix, FULL_KINDS[0]),
+        ("full_v1_i8", golden_matrix, FULL_KINDS[1]),
+        ("full_v1_i4", golden_matrix, FULL_KINDS[2]),
     ],
 )
 def test_golden_bytes(name, matrix, kind) -> None:

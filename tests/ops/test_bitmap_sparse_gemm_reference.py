@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
-from ops_models import BLOB_KINDS, sparse, sparse_model
+from ops_models import BLOB_KINDS, FULL_KINDS, sparse, sparse_model
 
 from slc import ops
 from slc.ops import bitmap
 from slc.ops.bitmap_sparse_gemm import bitmap_sparse_gemm, quantize_activations
 
-INTEGER_KINDS = BLOB_KINDS[1:4]
+INTEGER_KINDS = BLOB_KINDS[1:4] + FULL_KINDS[1:]
 UNIT = 2.0**-24
 
 
@@ -124,7 +124,7 @@ def test_leading_dimensions_and_float16(kind, shape) -> None:
     np.testing.assert_allclose(Y.reshape(-1, 10), exact, rtol=2.0**-10, atol=2.0**-24)
 
 
-@pytest.mark.parametrize("kind", BLOB_KINDS, ids=lambda kind: "_".join(kind.values()))
+@pytest.mark.parametrize("kind", BLOB_KINDS + FULL_KINDS, ids=lambda kind: "_".join(kind.values()))
 @pytest.mark.parametrize("level", [0, 1])
 def test_float_activations(kind, level: int) -> None:
     blob = bitmap.encode(sparse(10, 600, 0.2), **kind)
@@ -151,6 +151,7 @@ def test_the_evaluator_passes_the_level(level: int) -> None:
         (BLOB_KINDS[0], 4, "accuracy_level: got 4 with f16 values, wanted 0 or 1"),
         (BLOB_KINDS[4], 4, "accuracy_level: got 4 with a delta blob, wanted 0 or 1"),
         (BLOB_KINDS[5], 4, "accuracy_level: got 4 with a delta blob, wanted 0 or 1"),
+        (FULL_KINDS[0], 4, "accuracy_level: got 4 with f16 values, wanted 0 or 1"),
         (BLOB_KINDS[1], 2, "accuracy_level: got 2, wanted 0, 1 or 4"),
     ],
 )

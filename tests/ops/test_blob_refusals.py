@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from ops_models import BLOB_KINDS, sparse
+from ops_models import BLOB_KINDS, FULL_KINDS, sparse
 
 from slc.ops import bitmap
 from slc.ops.blob_header import write_header
@@ -34,6 +34,8 @@ def assert_refused(blob: np.ndarray, message: str) -> None:
         (F16, 7, 4, "value_type: got 4, wanted 1 or 2 or 3"),
         (DELTA_I8, 7, 3, "value_type: got 3, wanted 1 or 2"),
         (I8, 38, 1, "layout: got 1, wanted 0"),
+        (FULL_KINDS[2], 38, 1, "layout: got 1, wanted 0"),
+        (FULL_KINDS[2], 32, 32, "group: got 32, wanted a positive multiple of 64 for i4"),
         (DELTA_F16, 38, 1, "layout: got 1, wanted 0"),
         (ROWS, 38, 2, "layout: got 2, wanted 0 or 1"),
         (DELTA_F16, 36, 16, "tile_rows: got 16, wanted 1 for delta"),
@@ -116,7 +118,7 @@ def test_a_column_at_or_above_k(kind, row: int) -> None:
     assert_refused(blob, f"row {row}: got column 600, wanted less than K = 600")
 
 
-@pytest.mark.parametrize("kind", BLOB_KINDS, ids=lambda kind: "_".join(kind.values()))
+@pytest.mark.parametrize("kind", BLOB_KINDS + FULL_KINDS, ids=lambda kind: "_".join(kind.values()))
 def test_lengths(kind) -> None:
     blob, header = good(kind)
     at = header.sections
@@ -130,7 +132,7 @@ def test_lengths(kind) -> None:
     assert_refused(blob, "total_bytes: got")
 
 
-@pytest.mark.parametrize("kind", BLOB_KINDS, ids=lambda kind: "_".join(kind.values()))
+@pytest.mark.parametrize("kind", BLOB_KINDS + FULL_KINDS, ids=lambda kind: "_".join(kind.values()))
 @pytest.mark.parametrize("field", [8, 16])
 def test_sizes_beyond_62_bits(kind, field: int) -> None:
     blob, _ = good(kind)
@@ -139,7 +141,7 @@ def test_sizes_beyond_62_bits(kind, field: int) -> None:
         bitmap.check(blob)
 
 
-@pytest.mark.parametrize("kind", BLOB_KINDS, ids=lambda kind: "_".join(kind.values()))
+@pytest.mark.parametrize("kind", BLOB_KINDS + FULL_KINDS, ids=lambda kind: "_".join(kind.values()))
 def test_random_damage_is_refused_or_harmless(kind) -> None:
     rng = np.random.default_rng(0)
     original, _ = good(kind)

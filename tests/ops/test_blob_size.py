@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ops_models import BLOB_KINDS, sparse
+from ops_models import BLOB_KINDS, FULL_KINDS, sparse
 
-from slc.ops import bitmap
+from slc.ops import bitmap, full
 
 
 def checked_size(stored: np.ndarray, group: int, kind: dict[str, str]) -> tuple[int, int]:
@@ -70,6 +70,24 @@ def test_delta_is_smaller_below_the_density_that_the_module_names(value_type: st
         delta = bitmap.blob_bytes(stored, value_type, 2048, encoding="delta")
         smaller = delta < bitmap.blob_bytes(stored, value_type, 2048)
         assert smaller == (density < bitmap.DELTA_BELOW)
+
+
+@pytest.mark.parametrize("kind", FULL_KINDS)
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (17, 63), (16, 64), (33, 65), (5, 1000)])
+def test_the_size_of_full_follows_from_its_shape(kind, n: int, k: int) -> None:
+    stored = np.ones((n, k), bool)
+    size = bitmap.encoded_bytes(n, k, n * k, group=128, **kind)
+    assert size == bitmap.blob_bytes(stored, group=128, **kind)
+    assert size == full.encoded_bytes(n, k, kind["value_type"], 128)
+    row = {"f16": 2 * k, "i8": k, "i4": k // 64 * 32 + (k % 64 + 1) // 2}[kind["value_type"]]
+    parts = [64, 8 * (-(-n // 16) + 1), n * row]
+    if kind["value_type"] != "f16":
+        parts.append(2 * n * -(-k // 128))
+    if kind["value_type"] == "i4":
+        parts.append(16)
+    assert size == sum(-(-part // 64) * 64 for part in parts) + 64
+    with pytest.raises(ValueError, match=r"nnz: got \d+ with encoding 'full', wanted N\*K"):
+        bitmap.blob_bytes(~stored, group=128, **kind)
 
 
 def test_impossible_counts_and_kinds_are_refused() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import native_kernels
 import numpy as np
 import pytest
-from ops_models import BLOB_KINDS, session, sparse, sparse_model
+from ops_models import BLOB_KINDS, FULL_KINDS, session, sparse, sparse_model
 
 from slc.ops import bitmap
 
@@ -66,7 +66,7 @@ def test_every_header_field(name, wrong, signed, kernels) -> None:
     assert_refused(blob, kernels)
 
 
-@pytest.mark.parametrize("kind", BLOB_KINDS)
+@pytest.mark.parametrize("kind", BLOB_KINDS + FULL_KINDS)
 def test_truncation_at_every_section_boundary(kind, kernels) -> None:
     blob = bitmap.encode(sparse(35, 200, 0.5), group=128, **kind)
     header = bitmap.read_header(blob)
@@ -129,6 +129,36 @@ def test_delta_columns_and_starts(kernels) -> None:
         assert_refused(resign(moved), kernels, "starts")
 
 
+@pytest.mark.parametrize("kind", FULL_KINDS)
+def test_starts_and_nnz_of_full(kind, kernels) -> None:
+    good = bitmap.encode(sparse(35, 200, 1.0), group=128, **kind)
+    for entry in range(4):
+        blob = good.copy()
+        blob[64 + 8 * entry] ^= 64
+        length = entry == 3 and kind["value_type"] == "i4"  # of its values: may be checked first
+        assert_refused(resign(blob), kernels, "" if length else "starts")
+    for field in (8, 16, 24):  # N, K, nnz
+        for change in (1, 2, 128):
+            blob = good.copy()
+            blob[field] ^= change
+            assert_refused(resign(blob), kernels)
+
+
+@pytest.mark.parametrize("kind", FULL_KINDS)
+def test_a_full_blob_that_says_another_shape(kind, kernels) -> None:
+    """As many values in sections of as many bytes: only starts tell."""
+    blob = bitmap.encode(sparse(4, 64, 1.0), **kind)
+    blob[8:24] = np.array([32, 8], np.uint64).view(np.uint8)
+    assert_refused(resign(blob), kernels, "" if kind["value_type"] == "i4" else "starts")
+
+
+@pytest.mark.parametrize("kind", FULL_KINDS)
+def test_planes_of_full(kind, kernels) -> None:
+    blob = bitmap.encode(sparse(4, 64, 1.0), **kind)
+    blob[38] = 1
+    assert_refused(resign(blob), kernels, "layout: got 1, wanted 0")
+
+
 def test_more_columns_than_indices_can_count(kernels) -> None:
     blob = bitmap.encode(sparse(3, 20, 0.5), "f16", encoding="delta")
     blob[16:24] = np.array([2**62], np.uint64).view(np.uint8)
@@ -157,7 +187,7 @@ def test_damaged_blobs_under_the_address_sanitizer(tmp_path: Path) -> None:
     native_kernels.build(tmp_path / "build", "fuzz_packed_blob", sanitize="address,undefined")
     files = []
     for i, shape in enumerate([(1, 1), (35, 200), (16, 64), (70, 130), (3, 1100)]):
-        for j, kind in enumerate(BLOB_KINDS):
+        for j, kind in enumerate(BLOB_KINDS + FULL_KINDS):
             files.append(tmp_path / f"{i}_{j}.bin")
             bitmap.encode(sparse(*shape, 0.4), **kind).tofile(files[-1])
     fuzzer = str(tmp_path / "build" / "fuzz_packed_blob")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ops_models import BLOB_KINDS, sparse
+from ops_models import BLOB_KINDS, FULL_KINDS, sparse
 
 from slc.ops import bitmap
 
@@ -24,7 +24,7 @@ def read(blob: bytes) -> tuple[list[list[float]], list[list[int]]]:
     exponent = struct.unpack("<i", blob[56:60])[0]
     n, k, words, f16 = h["n"], h["k"], -(-h["k"] // 64), h["value_type"] == 1
     groups = -(-k // h["group"]) if h["group"] else 0
-    where_bytes = 8 * n * words if h["encoding"] == 1 else h["nnz"]
+    where_bytes = {1: 8 * n * words, 2: h["nnz"], 3: 0}[h["encoding"]]
     lengths = (
         8 * (-(-n // h["tile_rows"]) + 1),
         where_bytes,
@@ -60,6 +60,8 @@ def read(blob: bytes) -> tuple[list[list[float]], list[list[int]]]:
             continue
         for word in range(words):
             mask = int.from_bytes(parts[1][8 * (row * words + word) :][:8], "little")
+            if h["encoding"] == 3:
+                mask = 2 ** min(64, k - 64 * word) - 1
             columns = [64 * word + j for j in range(64) if mask >> j & 1]
             if book:
                 run = codes(blob[values + position :], len(columns), h["layout"])
@@ -98,7 +100,7 @@ def codes(run: bytes, count: int, layout: int) -> list[int]:
     n=st.integers(1, 40),
     k=st.one_of(st.integers(1, 200), st.integers(500, 1100)),
     density=st.sampled_from([0, 0.003, 0.05, 0.5, 1]),
-    kind=st.sampled_from(BLOB_KINDS),
+    kind=st.sampled_from(BLOB_KINDS + FULL_KINDS),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_the_definition_reads_what_encode_writes(n, k, density, kind, seed) -> None:
@@ -109,8 +111,10 @@ def test_the_definition_reads_what_encode_writes(n, k, density, kind, seed) -> N
     stored = np.array(landed)
     assert stored.max() <= 1
     assert np.all(stored[S != 0] == 1)
-    if kind.get("encoding") != "delta":
+    if kind.get("encoding", "bitmap") == "bitmap":
         assert np.all(stored[S == 0] == 0)
+    if kind.get("encoding") == "full":
+        assert np.all(stored == 1)
 
 
 @pytest.mark.parametrize("layout", ["rows", "planes"])

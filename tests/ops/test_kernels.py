@@ -11,7 +11,7 @@ from native_kernels import DENSE_DTYPES, NativeKernels
 from numerics import assert_within, matmul_bound
 from ops_models import sparse
 
-from slc.ops import bitmap
+from slc.ops import bitmap, full
 
 DENSITIES = [0.0, 0.01, 0.05, 0.3, 0.5, 0.9, 1.0]
 
@@ -49,6 +49,31 @@ def check_sparse(
 )
 def test_sparse_kernels(kernels, n, k, m, density, group, seed) -> None:
     check_sparse(kernels, sparse(n, k, density, seed), m, seed, group)
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 5])
+def test_full_rows_of_every_length(kernels, m) -> None:
+    """Every K mod 64, and every number of rows that several at a time could leave over."""
+    for k in range(64, 128):
+        S = sparse(3 + k % 5, k, 1.0, k)
+        check_sparse(kernels, S, m, k, stored=("fullf16", "fulli8", "fulli4"))
+
+
+@pytest.mark.parametrize("group", [64, 128])
+@pytest.mark.parametrize("m", [1, 2, 3, 5])
+def test_scales_of_either_sign(kernels, m, group) -> None:
+    rng = np.random.default_rng(m)
+    scales = rng.standard_normal((37, -(-330 // group))).astype(np.float16).astype(np.float32)
+    X = rng.standard_normal((m, 330)).astype(np.float32)
+    for value_type, top in (("i8", 127), ("i4", 7)):
+        codes = rng.integers(-top, top + 1, (37, 330)).astype(np.int8)
+        blob = full.encode_codes(codes, scales, value_type, group)
+        for level in ("f32", "int8"):
+            exact, bound = exact_product(X, blob, None, level)
+            ops = ["sparse_gemm"] + (["sparse_gemv"] if m <= 3 else [])
+            prefixes = [f"{op}_full{value_type}_{level}_" for op in ops]
+            for name in [name for prefix in prefixes for name in kernels.names(prefix)]:
+                assert_within(kernels.sparse(name, blob, X), exact, bound, f"{name} {group}")
 
 
 @pytest.mark.parametrize("m", [1, 2, 3, 4, 7])

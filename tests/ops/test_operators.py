@@ -13,13 +13,14 @@ import pytest
 from numerics import assert_within, level4_bound, matmul_bound, with_f16_output
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
-from ops_models import BLOB_KINDS, model, session, sparse, sparse_model
+from ops_models import BLOB_KINDS, FULL_KINDS, model, session, sparse, sparse_model
 
 from slc import ops
 from slc.ops import bitmap
 from slc.ops.bitmap_sparse_gemm import quantize_activations
 
 DTYPES = ["float32", "float16"]
+KINDS = BLOB_KINDS + FULL_KINDS
 
 
 def takes_int8_activations(kind: dict[str, str]) -> bool:
@@ -35,7 +36,7 @@ def random(shape: tuple[int, ...], dtype: str = "float32", seed: int = 0) -> np.
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kind", BLOB_KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("m", [0, 1, 2, 3, 4, 13, 300])
 def test_sparse_gemm(dtype, kind, m) -> None:
     n, k = 70, 200
@@ -55,7 +56,7 @@ def test_sparse_gemm(dtype, kind, m) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kind", [k for k in BLOB_KINDS if takes_int8_activations(k)])
+@pytest.mark.parametrize("kind", [k for k in KINDS if takes_int8_activations(k)])
 @pytest.mark.parametrize("m", [1, 2, 3, 4, 13, 300])
 def test_sparse_gemm_with_int8_activations(dtype, kind, m) -> None:
     n, k = 70, 200
@@ -107,7 +108,7 @@ def test_a_delta_blob_has_no_level_4() -> None:
         session(sparse_model(blob, 70, 200, accuracy_level=4))
 
 
-@pytest.mark.parametrize("kind", BLOB_KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_four_concurrent_runs_on_one_session(kind) -> None:
     blob = bitmap.encode(sparse(500, 300, 0.5), **kind)
     level = 4 if takes_int8_activations(kind) else 1

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import native_kernels
-from ops_models import BLOB_KINDS, sparse
+from ops_models import BLOB_KINDS, FULL_KINDS, sparse
 
 from slc.ops import bitmap
 
@@ -14,7 +14,7 @@ from slc.ops import bitmap
 def test_concurrent_products_under_the_thread_sanitizer(tmp_path: Path) -> None:
     native_kernels.build(tmp_path / "build", "run_concurrently", sanitize="thread")
     files = []
-    for i, kind in enumerate(BLOB_KINDS):
+    for i, kind in enumerate(BLOB_KINDS + FULL_KINDS):
         files.append(tmp_path / f"{i}.bin")
         bitmap.encode(sparse(300, 700, 0.4), **kind).tofile(files[-1])
     # TSan wants the memory layout of before Linux raised vm.mmap_rnd_bits.
@@ -22,5 +22,5 @@ def test_concurrent_products_under_the_thread_sanitizer(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
     assert "WARNING: ThreadSanitizer" not in done.stderr, done.stderr[-4000:]
-    # Nine pairs of a kind and a level, four products each.
-    assert done.stdout == "products 36\n"
+    # Fourteen pairs of a kind and a level, four products each.
+    assert done.stdout == "products 56\n"

@@ -7,7 +7,7 @@
 #include "gemv_nibbles.h"
 #include "gemv_planes.h"
 #include "kernels.h"
-#include "quantize.h"
+#include "quantize_avx2.h"
 
 namespace slc {
 
@@ -115,7 +115,7 @@ void sparse_gemm_fulli4_int8_16x256__avx2(const SparseArgs& a) {
 
 void quantize_block__avx2(const float* x, int8_t* q, uint8_t* magnitude, float* step,
                           int32_t* sums) {
-  QuantizeBlock(x, q, magnitude, step, sums);
+  QuantizeBlockAvx2(x, q, magnitude, step, sums);
 }
 
 }  // namespace slc
