@@ -32,6 +32,7 @@ FOLDER = Path(__file__).parent / "kernels"
 KERNELS = (
     "bitmap_f16", "bitmap_i8", "bitmap_i8_level1", "bitmap_i4", "bitmap_i4_level1",
     "delta_f16", "delta_i8",
+    "full_f16", "full_i8", "full_i8_level1", "full_i4", "full_i4_level1",
     "int8", "int8_level1", "int4", "int4_level1", "dense_f32",
     "adapter_f16", "adapter_i8",
     "attention",  # GroupQueryAttention: positions are keys and values times query heads
