@@ -54,7 +54,8 @@ def _sparse_graph(
     blob = bitmap.encode(S, value_type, group, encoding=encoding,
                          layout=layout if planes else "rows")  # fmt: skip
     kernel = f"{encoding}_{value_type}{suffix}"
-    operation = op.sparse(kernel, N, K, int(np.count_nonzero(S)), blob.nbytes)
+    stored = S.size if encoding == "full" else int(np.count_nonzero(S))
+    operation = op.sparse(kernel, N, K, stored, blob.nbytes)
     level = 1 if value_type == "f16" or encoding == "delta" else _LEVELS[suffix]
     attributes = {"N": N, "K": K, "accuracy_level": level}
     graph = _repeat("BitmapSparseGemm", DOMAIN, ["x"], [blob], attributes, cold_bytes,
