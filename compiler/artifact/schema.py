@@ -1,11 +1,14 @@
-"""Checks a JSON value against the part of JSON Schema that `manifest.schema.json` needs.
+"""Checks a JSON value against the part of JSON Schema that the schemas of slc need.
 
-Known are type, const, enum, minimum, required, properties, items and additionalProperties as a
-schema. Unknown keys are allowed: nothing here reads them.
+Known are type, const, enum, minimum, minItems, required, properties, items and
+additionalProperties as a schema. Unknown keys are allowed: nothing here reads them.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib.resources
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +21,14 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "boolean": (bool,),
     "null": (type(None),),
 }
+
+
+@functools.cache
+def load_schema(package: str, name: str) -> dict[str, Any]:
+    """The schema file `name` in a package of ours."""
+    text = importlib.resources.files(package).joinpath(name).read_text("utf-8")
+    schema: dict[str, Any] = json.loads(text)
+    return schema
 
 
 def first_problem(value: Any, schema: Mapping[str, Any], at: str = "") -> str | None:
@@ -33,6 +44,8 @@ def first_problem(value: Any, schema: Mapping[str, Any], at: str = "") -> str | 
     if "minimum" in schema and value is not None and value < schema["minimum"]:
         return f"{at} is below {schema['minimum']}"
     if isinstance(value, list):
+        if len(value) < (least := schema.get("minItems", 0)):
+            return f"{at} has {len(value)} entries, fewer than {least}"
         parts = [(item, schema.get("items", {}), f"{at}[{i}]") for i, item in enumerate(value)]
     elif isinstance(value, dict):
         for key in schema.get("required", []):

@@ -13,7 +13,7 @@ from budget.models import mlp
 
 from slc.compiler.budget import BudgetOptions
 from slc.compiler.budget.frontier import Point, frontier, point_json
-from slc.compiler.budget.frontier_page import page
+from slc.compiler.report.frontier_page import page
 from slc.compiler.budget.typical import typical_menu
 from slc.compiler.errors import RequestError
 from slc.compiler.structure.decompose import decompose
@@ -62,7 +62,7 @@ def test_the_page_stands_alone_and_is_well_formed(points: list[Point]) -> None:
 
     class Check(HTMLParser):
         def handle_starttag(self, tag: str, attrs: object) -> None:
-            if tag not in ("meta", "path", "circle"):
+            if tag not in ("meta", "link", "path", "circle"):
                 open_tags.append(tag)
 
         def handle_startendtag(self, tag: str, attrs: object) -> None:
