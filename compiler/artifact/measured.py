@@ -1,8 +1,8 @@
 """`measured.json`: what a machine measured of an artifact, beside it and outside the hashed set.
 
 {"manifest_sha256": of what artifact, "verify": what `slc verify` found, "latency": what `slc bench`
-timed}; every part is optional, and each writer keeps the parts of the others. `measured.schema.json`
-defines what slc writes.
+timed}; every part is optional, and each writer keeps the parts of the others. It is defined by
+`measured.schema.json` beside this file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from slc.compiler.artifact.manifest import MANIFEST_FILE, Json, sha256, write_json
+from slc.compiler.artifact.manifest import MANIFEST_FILE, MEASURED_FILE, Json, sha256, write_json
 from slc.compiler.errors import ArtifactError, RequestError
 
 
@@ -56,6 +56,20 @@ def read_measured(path: Path, manifest_sha256: str, *, missing_ok: bool = False)
     return document
 
 
+def this_machine() -> dict[str, str]:
+    """What a measurement was made on, for people."""
+    import onnxruntime
+
+    from slc.targets import load
+
+    host = load("host")
+    return {
+        "description": host.description,
+        "platform": host.platform_tag,
+        "onnxruntime": onnxruntime.__version__,
+    }
+
+
 def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> Json:
     """Both, part by part; where both have one, the new."""
     return {**old, **new}
@@ -69,8 +83,6 @@ def keep_measured(artifact: Path, destination: Path | None, part: str, value: Js
     Raises:
       ArtifactError: the file can't be written.
     """
-    from slc.compiler.artifact.manifest import MEASURED_FILE
-
     path = artifact / MEASURED_FILE if destination is None else destination
     digest = sha256(artifact / MANIFEST_FILE)
     try:

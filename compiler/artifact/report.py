@@ -22,6 +22,16 @@ class Distance:
     max_error: float
     mean_error: float
     cosine: float  # over the whole output
+    relative_squared_error: float  # ‖ours − theirs‖² / ‖theirs‖²
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearDistance:
+    """The output of one Linear against the original model's, under one probe. Not a check."""
+
+    linear: str
+    relative_error: float  # ‖ours − original‖ / ‖original‖
+    cosine: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +54,9 @@ class VerifyReport:
     linears: list[LinearCheck] = dataclasses.field(default_factory=list)
     tokens: TokenCheck | None = None
     distances: list[Distance] = dataclasses.field(default_factory=list)
+    linear_distances: list[LinearDistance] = dataclasses.field(default_factory=list)
     memory: MemoryCheck | None = None
+    machine: dict[str, str] = dataclasses.field(default_factory=dict)  # where it was run
 
     @property
     def passed(self) -> bool:

@@ -12,7 +12,9 @@ from html import escape
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
 
-def document(title: str, body: Iterable[str], *, styles: Sequence[str] = (), script: str = "") -> str:
+def document(
+    title: str, body: Iterable[str], *, styles: Sequence[str] = (), script: str = ""
+) -> str:
     """The whole file.
 
     Args:

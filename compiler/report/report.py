@@ -166,7 +166,7 @@ def _linears(manifest: Json, measured: Json) -> list[str]:
     parts = []
     if picture := linear_map(linear_rows(manifest)):
         parts += [
-            "<p>Bits per weight by layer: the darker, the more. Point at a cell for its figures.</p>",
+            "<p>Bits per weight by layer: the darker, the more. Point at a cell for figures.</p>",
             picture,
         ]
     told = []

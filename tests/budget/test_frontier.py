@@ -13,9 +13,9 @@ from budget.models import mlp
 
 from slc.compiler.budget import BudgetOptions
 from slc.compiler.budget.frontier import Point, frontier, point_json
-from slc.compiler.report.frontier_page import page
 from slc.compiler.budget.typical import typical_menu
 from slc.compiler.errors import RequestError
+from slc.compiler.report.frontier_page import page
 from slc.compiler.structure.decompose import decompose
 from slc.targets import load
 
