@@ -62,6 +62,7 @@ def build_manifest(
     budget_bytes: int | None = None,
     static_adapters: Sequence[str] = (),
     adapter_slots: int = 0,
+    predicted: Mapping[str, Any] | None = None,
 ) -> Json:
     """Describes the finished folder; every other file must have been written.
 
@@ -77,6 +78,8 @@ def build_manifest(
       budget_bytes: of `--mem`, None when the user gave none.
       static_adapters: names of the adapters concatenated into the weights.
       adapter_slots: pairs of overridable initializers per Linear.
+      predicted: us_per_token, context (tokens in the cache that it is reckoned at); None of what
+        has no predicted speed.
     """
     files = hash_files(folder)
     return {
@@ -95,6 +98,7 @@ def build_manifest(
             "predicted_bytes": sum(size for _, size in memory_lines),
             "lines": [{"what": what, "bytes": size} for what, size in memory_lines],
         },
+        "predicted": dict(predicted or {"us_per_token": None, "context": None}),
         "linears": [_linear_entry(linear, choices) for linear in source.linears],
         "refusals": [dataclasses.asdict(refusal) for refusal in source.refusals],
         "op_library": _op_library_entry(op_library, files),

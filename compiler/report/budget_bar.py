@@ -9,7 +9,7 @@ from typing import Any
 from slc.compiler.budget.sizes import format_size
 from slc.compiler.report.page import swatch, table
 
-PARTS = 8  # colours --part0 … --part7 of the style sheet
+PARTS = 10  # colours --part0 … --part9 of the style sheet, as many as a session has lines
 
 
 def budget_bar(memory: Mapping[str, Any], measured_bytes: int | None) -> list[str]:

@@ -22,12 +22,13 @@ def checks_section(verify: Json | None) -> list[str]:
             "<code>--reference MODEL</code> against the original), then this page again.</p>"
         ]
     parts = [f"<p>{verdict(verify)} {_machine(verify.get('machine'))}</p>", _summary(verify)]
-    if verify.get("outputs"):
-        parts += ["<h3>Outputs against the same weights run densely</h3>", _outputs(verify)]
-    if verify.get("distances"):
-        parts += ["<h3>Outputs against other graphs</h3>", _distances(verify)]
-    if verify.get("linears"):
-        parts += ["<h3>Operators against f64, nearest to their bound first</h3>", _worst(verify)]
+    for key, head, draw in (
+        ("outputs", "Outputs against the same weights run densely", _outputs),
+        ("distances", "Outputs against other graphs", _distances),
+        ("linears", "Operators against f64, nearest to their bound first", _worst),
+    ):
+        if verify.get(key):
+            parts.append(f"<details><summary>{head}</summary>{draw(verify)}</details>")
     return parts
 
 
@@ -68,7 +69,7 @@ def _summary(verify: Json) -> str:
         rows.append(("greedy tokens", _mark(tokens["passed"]), note))
     if memory := verify.get("memory"):
         rows.append(("memory", _mark(memory["passed"]), f"{memory['measured_bytes']:,} bytes"))
-    return table(("check", "", ""), rows, text=(0, 1, 2))
+    return table(("", "", ""), rows, text=(0, 1, 2))
 
 
 def _outputs(verify: Json) -> str:

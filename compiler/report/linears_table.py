@@ -123,10 +123,10 @@ def refusals_table(linears: Sequence[Json], refusals: Sequence[Json]) -> list[st
     if not reasons:
         return ["<p class='good'>Nothing was refused: every Linear is stored by a Choice.</p>"]
     rows = [
-        (str(len(names)), escape(reason), _names(names))
+        (escape(reason), str(len(names)), _names(names))
         for reason, names in sorted(reasons.items(), key=lambda item: -len(item[1]))
     ]
-    return [table(("how many", "why", "which"), rows, text=(1, 2))]
+    return [table(("why", "how many", "which"), rows, text=(0, 2), stacked=True)]
 
 
 def _names(names: Sequence[str]) -> str:
