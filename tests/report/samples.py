@@ -1,4 +1,4 @@
-"""A made-up artifact of any depth: its manifest, what was measured of it, the frontier around it."""
+"""A made-up artifact of any depth: its manifest, what was measured of it, a frontier around it."""
 
 from __future__ import annotations
 
