@@ -79,6 +79,15 @@ class Page:
                 windowsVirtualKeyCode=code, text=text if kind == "keyDown" else "",
             )  # fmt: skip
 
+    def count_processor_time(self) -> None:
+        """From now on, of the page's main thread."""
+        self._call("Performance.enable", timeDomain="threadTicks")
+
+    def processor_seconds(self) -> float:
+        """What parsing, scripts, layout and painting have taken so far."""
+        metrics = self._call("Performance.getMetrics")["metrics"]
+        return float(next(one["value"] for one in metrics if one["name"] == "TaskDuration"))
+
     def close(self) -> None:
         """Asks the browser to end."""
         self._session = ""
