@@ -121,8 +121,13 @@ def _pairs(
         fused = base is not None and base.op_type == "BitmapSparseGemm" and len(base.inputs) > 2
         if fused and their_nodes[name].op_type == "MatMul":
             theirs_value = _behind_bias(their_nodes[name])
-        if theirs_value is not None:
-            yield linear.name, last.outputs[0], theirs_value
+        if theirs_value is None:
+            continue
+        weight = theirs.graph.initializers.get(linear.weight)
+        for value in (last.outputs[0], theirs_value):
+            if value.type is None and weight is not None:  # an ONNX file without value_info
+                value.type = weight.type
+        yield linear.name, last.outputs[0], theirs_value
 
 
 def _behind_bias(node: ir.Node) -> ir.Value | None:
