@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from html import escape
 from typing import Any
 
 from slc.compiler.budget.sizes import format_size
-from slc.compiler.report.latency import format_ms, percentiles
+from slc.compiler.report.latency import NAMES, format_ms, percentiles, timed
 from slc.compiler.report.page import table
 
 Json = Mapping[str, Any]
@@ -20,12 +21,14 @@ def comparison(manifest: Json, measured: Json) -> str:
     """One row per quantity: predicted, measured, how far apart, what that means."""
     rows = [memory_row(manifest["memory"], measured.get("verify", {}).get("memory"))]
     predicted = manifest.get("predicted") or {}
-    latency = measured.get("latency") or {}
+    latency = timed(measured.get("latency"))
     if predicted.get("us_per_token") is not None or "decode" in latency:
         rows.append(_time_row(predicted, latency.get("decode")))
-    elif "run" in latency:
-        rows.append(("one run", "", format_ms(percentiles(latency["run"]).get(50)), "",
-                     "only decoders have a predicted speed"))  # fmt: skip
+    elif latency:
+        name, one = next(iter(latency.items()))
+        median = format_ms(percentiles(one).get(50))
+        note = "only decoders have a predicted speed"
+        rows.append((escape(NAMES.get(name, name)), "", median, "", note))
     rows.append(_error_row(manifest, predicted, measured.get("verify", {})))
     return table(("", "predicted", "measured", "difference", ""), rows, text=(0, 4), stacked=True)
 

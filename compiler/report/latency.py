@@ -13,36 +13,41 @@ from slc.compiler.report.plot import NARROW, both_widths, frame
 
 Json = Mapping[str, Any]
 
-NAMES = {"decode": "one token", "prefill": "the prompt", "run": "one run"}
+NAMES = {"decode": "one token", "first token": "the first token", "run": "one run"}
 _PERCENTILES = (50, 90, 99)
 _SAMPLES_MIN = 10  # fewer make no histogram
 _TAIL = 1.25  # the picture ends at this multiple of the 99th percentile
 
 
-def latency_section(latency: Json | None) -> list[str]:
-    """A histogram and the percentiles of each thing that was timed.
+def timed(latency: Json | None) -> dict[str, Json]:
+    """What there are times of, by name.
 
     Args:
       latency: of measured.json or of `slc bench`: what was timed -> {"samples_ms", "p50_ms", …},
         each of them optional.
     """
-    timed = {
+    return {
         name: one
         for name, one in (latency or {}).items()
         if isinstance(one, Mapping) and (one.get("samples_ms") or "p50_ms" in one)
     }
-    if not timed:
+
+
+def latency_section(latency: Json | None) -> list[str]:
+    """A histogram and the percentiles of each thing that was timed; `latency` as in `timed`."""
+    found = timed(latency)
+    if not found:
         return [
-            "<p class='note'>Not measured yet: <code>slc bench ARTIFACT --output "
-            "ARTIFACT/measured.json</code>, then this page again.</p>"
+            "<p class='note'>Not measured yet: <code>slc bench ARTIFACT --output bench.json</code>, "
+            "then <code>slc report ARTIFACT --measured bench.json</code>.</p>"
         ]
     parts = []
-    for name, one in timed.items():
+    for name, one in found.items():
         samples = one.get("samples_ms") or []
         if len(samples) >= _SAMPLES_MIN:
             parts.append(f"<h3>{escape(NAMES.get(name, name))}</h3>")
             parts.append(histogram(samples, percentiles(one)))
-    rows = [_row(name, one) for name, one in timed.items()]
+    rows = [_row(name, one) for name, one in found.items()]
     heads = ["", "samples", "fastest", *(f"p{p}" for p in _PERCENTILES), "slowest"]
     return [*parts, table(heads, rows, text=[0])]
 

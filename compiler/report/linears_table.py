@@ -121,7 +121,7 @@ def refusals_table(linears: Sequence[Json], refusals: Sequence[Json]) -> list[st
     for refusal in refusals:
         reasons.setdefault(refusal["reason"], []).append(refusal["name"])
     if not reasons:
-        return ["<p class='good'>Nothing was refused: every Linear is stored by a Choice.</p>"]
+        return ["<p class='good'>Nothing: every Linear is compressed.</p>"]
     rows = [
         (escape(reason), str(len(names)), _names(names))
         for reason, names in sorted(reasons.items(), key=lambda item: -len(item[1]))

@@ -25,7 +25,7 @@ from slc.compiler.report.comparison import comparison, predicted_error
 from slc.compiler.report.frontier_chart import Mark, chart
 from slc.compiler.report.frontier_file import read_frontier
 from slc.compiler.report.frontier_page import frontier_table
-from slc.compiler.report.latency import format_ms, latency_section, percentiles
+from slc.compiler.report.latency import NAMES, format_ms, latency_section, percentiles, timed
 from slc.compiler.report.linear_map import linear_map
 from slc.compiler.report.linears_table import choices_table, refusals_table
 from slc.compiler.report.page import document
@@ -141,10 +141,13 @@ def _tiles(manifest: Json, measured: Json) -> str:
 
 
 def _speed(manifest: Json, measured: Json) -> list[tuple[str, str, str]]:
-    latency = measured.get("latency") or {}
-    for key, name in (("decode", "one token"), ("run", "one run")):
-        if key in latency and 50 in (values := percentiles(latency[key])):
+    """Of a token, else of the first thing that was timed, else as predicted."""
+    latency = timed(measured.get("latency"))
+    for key in ("decode", *latency):
+        values = percentiles(latency.get(key, {}))
+        if 50 in values:
             p90 = f", p90 {format_ms(values[90])}" if 90 in values else ""
+            name = escape(NAMES.get(key, key))
             return [(name, format_ms(values[50]), f"measured median{p90}")]
     us = (manifest.get("predicted") or {}).get("us_per_token")
     return [] if us is None else [("one token", format_ms(us / 1000), "predicted")]

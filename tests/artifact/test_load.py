@@ -66,7 +66,7 @@ def test_faults_would_be_seen(tmp_path: Path) -> None:
     leaking = stress(Leaking(session, LEAK), inputs(), threads=THREADS, requests=REQUESTS)
     assert leaking.wrong == []
     assert not leaking.passed
-    assert leaking.growth_bytes == pytest.approx(LEAK * REQUESTS / 3, rel=0.2)
+    assert leaking.growth_bytes > LEAK * REQUESTS / 6  # half of what a third of them leaked
     confused = stress(Confused(session), inputs(), threads=THREADS, requests=REQUESTS)
     assert len(confused.wrong) == 1
     assert confused.requests < REQUESTS  # it stops at once
