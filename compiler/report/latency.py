@@ -38,8 +38,8 @@ def latency_section(latency: Json | None) -> list[str]:
     found = timed(latency)
     if not found:
         return [
-            "<p class='note'>Not measured yet: <code>slc bench ARTIFACT --output bench.json</code>, "
-            "then <code>slc report ARTIFACT --measured bench.json</code>.</p>"
+            "<p class='note'>Not measured yet: <code>slc bench ARTIFACT --output bench.json"
+            "</code>, then <code>slc report ARTIFACT --measured bench.json</code>.</p>"
         ]
     parts = []
     for name, one in found.items():

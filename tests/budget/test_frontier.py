@@ -7,10 +7,12 @@ import json
 from html.parser import HTMLParser
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 from budget.models import mlp
 
+from slc.compiler.artifact.schema import load_schema
 from slc.compiler.budget import BudgetOptions
 from slc.compiler.budget.frontier import Point, frontier, point_json
 from slc.compiler.budget.typical import typical_menu
@@ -86,6 +88,8 @@ def test_points_are_json(points: list[Point]) -> None:
     assert set(rows[0]["alternatives"]) == {"uniform", "hpa", "dense_int8", "dense_int4"}
     assert "choices" not in rows[0]["alternatives"]["hpa"]
     assert np.isfinite([row["error"] for row in rows]).all()
+    schema = load_schema("slc.compiler.budget", "frontier.schema.json")
+    jsonschema.validate({"device": "x", "page": "x.html", "points": rows}, schema)
 
 
 def test_one_budget_is_no_spectrum(tmp_path: Path) -> None:
