@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import re
-from html.parser import HTMLParser
 from importlib import resources
 from pathlib import Path
 
 import jsonschema
 import pytest
 from artifact.graphs import write_artifact
+from report.reader import Reader
 from report.samples import REASON, frontier, manifest, measured
 
 from slc.compiler.artifact.measured import keep_measured, read_measured
@@ -23,34 +23,6 @@ from slc.compiler.report.linear_map import linear_map, shade
 from slc.compiler.report.plot import Axis
 from slc.compiler.report.provenance import command
 from slc.compiler.report.report import render, write_report
-
-VOID = {"meta", "link", "input", "path", "circle", "rect", "wbr"}
-
-
-class Reader(HTMLParser):
-    """The page's tags, which must nest; ids and links."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.ids: list[str] = []
-        self.links: list[str] = []
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in VOID:
-            self.open.append(tag)
-        known = dict(attrs)
-        self.ids += [str(known["id"])] if "id" in known else []
-        self.links += [str(known[key]) for key in ("href", "src") if key in known]
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        pass
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in VOID:
-            assert self.open.pop() == tag
 
 
 def schema(package: str, name: str) -> dict:
