@@ -48,7 +48,8 @@ def _machine(machine: Json | None) -> str:
 
 
 def _mark(passed: Any, good: str = "passed", bad: str = "FAILED") -> str:
-    return f"<span class='good'>✓ {good}</span>" if passed else f"<span class='bad'>✗ {bad}</span>"
+    kind, text = ("good", f"✓ {good}") if passed else ("bad", f"✗ {bad}")
+    return f"<span class='{kind} verdict'>{text}</span>"
 
 
 def _summary(verify: Json) -> str:

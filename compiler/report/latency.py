@@ -49,7 +49,7 @@ def latency_section(latency: Json | None) -> list[str]:
             parts.append(histogram(samples, percentiles(one)))
     rows = [_row(name, one) for name, one in found.items()]
     heads = ["", "samples", "fastest", *(f"p{p}" for p in _PERCENTILES), "slowest"]
-    return [*parts, table(heads, rows, text=[0])]
+    return [*parts, table(heads, rows, text=[0], stacked=True)]
 
 
 def percentiles(one: Json) -> dict[int, float]:
