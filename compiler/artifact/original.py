@@ -11,6 +11,7 @@ an adapter and a bias that could not be fused.
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -31,13 +32,29 @@ if TYPE_CHECKING:
 _BEHIND = ("/bias", "/ConcatAdapterUp", "", "/typed", "/reshaped")  # the last node of a Linear
 
 
+@dataclasses.dataclass(frozen=True)
+class Original:
+    """What the original model gave.
+
+    Attributes:
+      outputs: distances of the outputs, under every probe.
+      linears: distances of the Linears, under one.
+      tokens: its greedy ones; none of what is no decoder.
+    """
+
+    outputs: list[Distance]
+    linears: list[LinearDistance]
+    tokens: list[int]
+
+
 def compare_to_original(
     path: Path,
     shipped: ir.Model,
     probes: Sequence[Probe],
     outputs: Sequence[sessions.Outputs],
     open_session: Callable[[ir.Model], Any],
-) -> tuple[list[Distance], list[LinearDistance]]:
+    generate: Callable[[Any], list[int]],
+) -> Original:
     """Loads the original by the frontends and runs it on the same probes.
 
     Args:
@@ -46,9 +63,7 @@ def compare_to_original(
       probes: inputs.
       outputs: the artifact's on each probe.
       open_session: over a changed copy of `shipped`.
-
-    Returns:
-      (distances of the outputs under every probe, distances of the Linears under one).
+      generate: greedy tokens of a session over a decoder; none of another one.
 
     Raises:
       ModelError: `path` can't be read, or is another model.
@@ -61,6 +76,7 @@ def compare_to_original(
             with sessions.written_session(source.graph) as session:
                 _must_take_the_same(session, shipped, path)
                 found = distances("original", probes, outputs, session)
+                tokens = generate(session) if found else []
             moved = _linears(source, shipped, probes[min(1, len(probes) - 1)], open_session)
         except (ModelError, PostconditionError):
             raise
@@ -74,7 +90,7 @@ def compare_to_original(
             f"The reference {path} is another model: no output has the name and the shape "
             "of one of the artifact's; give the model that the artifact was made from."
         )
-    return found, moved
+    return Original(found, moved, tokens)
 
 
 def _must_take_the_same(session: Any, shipped: ir.Model, path: Path) -> None:

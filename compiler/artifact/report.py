@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from slc.compiler.artifact.greedy import TokenCheck
+from slc.compiler.artifact.greedy import TokenCheck, TokenDistance
 from slc.compiler.artifact.linear_check import LinearCheck
 from slc.compiler.artifact.tolerance import OutputCheck
 
@@ -55,6 +55,7 @@ class VerifyReport:
     tokens: TokenCheck | None = None
     distances: list[Distance] = dataclasses.field(default_factory=list)
     linear_distances: list[LinearDistance] = dataclasses.field(default_factory=list)
+    original_tokens: TokenDistance | None = None
     memory: MemoryCheck | None = None
     machine: dict[str, str] = dataclasses.field(default_factory=dict)  # where it was run
 

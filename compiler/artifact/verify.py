@@ -5,8 +5,8 @@ In order, each on its own and each named when it fails:
   2. the outputs equal those of the same decoded weights run densely, within `tolerance.py`;
   3. each operator of ours equals f64 on its own inputs, within `linear_check.py`'s bound;
   4. a decoder's greedy tokens equal the dense graph's;
-  5. how far outputs and every Linear are from the original model's (reported: compression moves
-     them);
+  5. how far outputs, every Linear and greedy tokens are from the original model's (reported:
+     compression moves them);
   6. the session's measured memory is within the budget of the manifest.
 Outputs and tokens are held at accuracy_level 1. A graph of level 4 rounds activations to int8, and
 how far that moves its outputs is reported beside them; its operators are held in step 3 at level 4
@@ -28,7 +28,7 @@ from slc.compiler.artifact import sessions
 from slc.compiler.artifact.artifact import Artifact
 from slc.compiler.artifact.dense import UNIT_ROUNDOFF, dense_reference
 from slc.compiler.artifact.distances import distances, run_probe
-from slc.compiler.artifact.greedy import Generated, KvLoop, compare_tokens
+from slc.compiler.artifact.greedy import Generated, KvLoop, compare_tokens, token_distance
 from slc.compiler.artifact.linear_check import (
     LinearCheck,
     check_node,
@@ -156,11 +156,12 @@ class _Run:
         with sessions.written_session(dense_reference(self._model)) as session:
             return [run_probe(session, probe) for probe in self._probes], self._generate(session)
 
-    def _generate(self, session: Any) -> Generated:
+    def _generate(self, session: Any, forced: Sequence[int] = ()) -> Generated:
         if self._genai is None:
             return [], []
         loop = KvLoop(session, self._model, self._genai)
-        return loop.generate(prompt(self._model, self._genai), _greedy_steps(self._genai))
+        start, steps = prompt(self._model, self._genai), _greedy_steps(self._genai)
+        return loop.generate(start, steps, forced)
 
     def _perturbed(self, seed: int, step: _Steps) -> list[sessions.Outputs]:
         step(f"what rounding may do ({seed} of {len(SEEDS)})")
@@ -207,11 +208,15 @@ class _Run:
 
     def compare_to(self, path: Path, report: VerifyReport) -> None:
         """Step 5."""
-        found, moved = compare_to_original(
-            path, self._artifact.model(), self._probes, self._outputs, self._session
-        )
-        report.distances += found
-        report.linear_distances = moved
+        original = compare_to_original(
+            path, self._artifact.model(), self._probes, self._outputs, self._session,
+            lambda session: self._generate(session)[0],
+        )  # fmt: skip
+        report.distances += original.outputs
+        report.linear_distances = original.linears
+        if original.tokens:
+            chosen, _ = self._generate(self._shipped_session(), original.tokens)
+            report.original_tokens = token_distance(original.tokens, chosen)
 
 
 def _read_genai(folder: Path) -> dict[str, Any] | None:

@@ -34,6 +34,11 @@ def print_verify(console: Console, report: VerifyReport) -> None:
     if report.tokens is not None:
         t = report.tokens
         console.print(f"greedy tokens: {t.equal} of {len(t.tokens)} equal {_mark(t.passed)}")
+    if (o := report.original_tokens) is not None:
+        console.print(
+            f"the original's greedy tokens: {o.agreed} of {len(o.tokens)} chosen too, the first "
+            f"{o.equal} in a row"
+        )
     if report.memory is not None:
         console.print(_memory(report.memory), soft_wrap=True)
     console.print("[bold green]passed[/]" if report.passed else "[bold red]failed[/]")

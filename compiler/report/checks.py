@@ -68,6 +68,12 @@ def _summary(verify: Json) -> str:
     if tokens := verify.get("tokens"):
         note = f"{tokens['equal']} of {len(tokens['tokens'])} equal to the dense graph's"
         rows.append(("greedy tokens", _mark(tokens["passed"]), note))
+    if original := verify.get("original_tokens"):
+        note = (
+            f"{original['agreed']} of {len(original['tokens'])} of the original model's are chosen "
+            f"too, the first {original['equal']} in a row"
+        )
+        rows.append(("the original's tokens", "reported", note))
     if memory := verify.get("memory"):
         rows.append(("memory", _mark(memory["passed"]), f"{memory['measured_bytes']:,} bytes"))
     return table(("", "", ""), rows, text=(0, 1, 2))

@@ -102,6 +102,7 @@ def measured(about: dict[str, Any]) -> dict[str, Any]:
         ],
         "tokens": {"prompt": [1], "tokens": [2] * 64, "dense_tokens": [2] * 64, "equal": 64,
                    "tie_margin": None, "passed": True},
+        "original_tokens": {"tokens": [2] * 64, "agreed": 61, "equal": 17},
         "distances": [
             {"against": "original", "output": "logits", "probe": "batch 1, length 5",
              "max_error": 0.41, "mean_error": 0.05, "cosine": 0.9921,
