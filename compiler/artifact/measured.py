@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from slc.compiler.artifact.manifest import MANIFEST_FILE, MEASURED_FILE, Json, sha256, write_json
+from slc.compiler.artifact.schema import first_problem, load_schema
 from slc.compiler.errors import ArtifactError, RequestError
 
 
@@ -41,21 +42,28 @@ def read_measured(path: Path, manifest_sha256: str, *, missing_ok: bool = False)
             f"{path}: got a file that can't be read ({error}), wanted what slc verify or slc bench "
             "wrote; delete it and measure again"
         ) from error
-    if not isinstance(document, dict) or not all(
-        isinstance(document.get(key, {}), dict) for key in ("verify", "latency")
-    ):
+    if isinstance(document, dict) and (timed := _timed(document)):
+        document.setdefault("latency", timed)
+    if problem := _problem(document):
         raise RequestError(
-            f"{path}: got JSON of another kind, wanted what slc verify or slc bench wrote with "
-            "--output; measure again"
+            f"{path}: got JSON in which {problem.strip()}, wanted what slc verify or slc bench "
+            "wrote with --output; measure again"
         )
-    if "latency" not in document and (timed := _timed(document)):
-        document["latency"] = timed
     if document.get("manifest_sha256", manifest_sha256) != manifest_sha256:
         raise RequestError(
             f"{path}: got measurements of another artifact (its manifest has another sha256); "
             "measure this one again"
         )
     return document
+
+
+def _problem(document: Any) -> str | None:
+    """What is wrong with a file first."""
+    problem = first_problem(document, load_schema(__package__, "measured.schema.json"))
+    if problem is None and "verify" in document:
+        schema = load_schema(__package__, "verify.schema.json")
+        problem = first_problem(document["verify"], schema, "verify")
+    return problem
 
 
 def _timed(document: Json) -> Json:

@@ -36,7 +36,7 @@ def first_problem(value: Any, schema: Mapping[str, Any], at: str = "") -> str | 
     wanted = schema.get("type", list(_TYPES))
     kinds = [wanted] if isinstance(wanted, str) else wanted
     if not any(_is(value, kind) for kind in kinds):
-        return f"{at} is not of type {' or '.join(kinds)}"
+        return f"{at or 'the whole'} is not of type {' or '.join(kinds)}"
     if "const" in schema and value != schema["const"]:
         return f"{at} is not {schema['const']!r}"
     if "enum" in schema and value not in schema["enum"]:

@@ -48,7 +48,8 @@ def choices_table(linears: Sequence[Json], moved: Mapping[str, float]) -> list[s
         "<label>Stored as <select id='encoding'><option value=''>anything</option>"
         f"{options}</select></label> "
         f"<span id='shown' class='note' role='status'>{count} of {count}</span></div>",
-        f"<div class='scroll tall' tabindex='0'><table id='linears'>\n<thead><tr>{heads}</tr>"
+        "<div class='scroll tall' role='region' aria-label='Linears' tabindex='0'>"
+        f"<table id='linears'>\n<thead><tr>{heads}</tr>"
         f"</thead>\n<tbody>\n{body}\n</tbody>\n</table></div>",
     ]
 

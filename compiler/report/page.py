@@ -83,8 +83,8 @@ def table(
     top = f"<thead><tr>{head}</tr></thead>\n" if any(heads) else ""
     kind = " class='stacked'" if stacked else ""
     return (
-        f"<div class='scroll' tabindex='0'><table{kind}>\n{top}<tbody>\n{body}\n</tbody>\n"
-        "</table></div>"
+        f"<div class='scroll' role='region' aria-label='table' tabindex='0'><table{kind}>\n{top}"
+        f"<tbody>\n{body}\n</tbody>\n</table></div>"
     )
 
 

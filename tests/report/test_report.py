@@ -154,7 +154,7 @@ def test_written_beside_the_model_and_outside_the_hashes(out: Path) -> None:
 
     path = write_report(out)
     assert path == out / "report.html"
-    keep_measured(out, None, "verify", {"passed": True})
+    keep_measured(out, None, "verify", measured(manifest(1))["verify"])
     assert write_report(out) == path  # its own place is made anew
     assert "verified: every check passed" in path.read_text()
     assert Artifact.open(out).check() == []
@@ -175,8 +175,9 @@ def test_named_file_is_kept_without_force(out: Path, tmp_path: Path) -> None:
 
 
 def test_parts_of_measured_json_live_together(out: Path, tmp_path: Path) -> None:
+    verified = measured(manifest(1))["verify"]
     keep_measured(out, None, "latency", {"run": {"p50_ms": 3.0}})
-    keep_measured(out, None, "verify", {"passed": True})
+    keep_measured(out, None, "verify", verified)
     document = json.loads((out / "measured.json").read_text())
     assert set(document) == {"latency", "verify", "manifest_sha256"}
     jsonschema.validate(document, schema("artifact", "measured.schema.json"))
@@ -192,7 +193,7 @@ def test_parts_of_measured_json_live_together(out: Path, tmp_path: Path) -> None
     )
     assert row in text
     write_manifest_changed(out)
-    assert keep_measured(out, None, "verify", {"passed": False}) == out / "measured.json"
+    assert keep_measured(out, None, "verify", verified) == out / "measured.json"
     assert "latency" not in json.loads((out / "measured.json").read_text())  # of another export
 
 
@@ -205,8 +206,13 @@ def write_manifest_changed(out: Path) -> None:
 BAD_FILES = {
     "no file": (None, "got no such file"),
     "no JSON": ("{", "got a file that can't be read"),
-    "a list": ("[]", "got JSON of another kind"),
-    "verify that is a number": ('{"verify": 1}', "got JSON of another kind"),
+    "a list": ("[]", "got JSON in which the whole is not of type object"),
+    "verify that is a number": ('{"verify": 1}', "got JSON in which verify is not of type object"),
+    "half a verify": ('{"verify": {"passed": true}}', "got JSON in which verify.* is missing"),
+    "times that are text": (
+        '{"latency": {"run": {"samples_ms": ["1"]}}}',
+        r"got JSON in which latency.run.samples_ms\[0\] is not of type number",
+    ),
     "another artifact": ('{"manifest_sha256": "00"}', "got measurements of another artifact"),
 }
 
