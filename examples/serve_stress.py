@@ -24,8 +24,10 @@ import onnxruntime as ort
 
 from slc.compiler.artifact.artifact import Artifact
 from slc.compiler.artifact.probes import Feeds, make_probes
+from slc.compiler.errors import ArtifactError
 
 SAMPLE_EVERY = 16  # requests between looks at the resident memory
+THIRD_MIN = 5  # samples of which a median means something
 # A leak of one small object a request is what should be seen; below a megabyte the allocator's own
 # coming and going hides it.
 LEAK_BYTES = 64
@@ -41,14 +43,14 @@ class Outcome:
       wrong: a sentence for each answer that was not what it should be, at most a few.
       seconds: how long it went on.
       growth_bytes: resident memory, median of the last third of the requests less that of the
-        middle third; the first third warms up.
+        middle third; the first third warms up. None of too few requests to tell.
       latencies_ms: [requests].
     """
 
     requests: int
     wrong: list[str]
     seconds: float
-    growth_bytes: int
+    growth_bytes: int | None
     latencies_ms: np.ndarray
 
     @property
@@ -58,8 +60,9 @@ class Outcome:
 
     @property
     def passed(self) -> bool:
-        """Whether every answer was right and memory did not grow."""
-        return not self.wrong and self.growth_bytes <= self.allowed_bytes
+        """Whether every answer was right and memory did not grow; what can't be told is no pass."""
+        flat = self.growth_bytes is not None and self.growth_bytes <= self.allowed_bytes
+        return flat and not self.wrong
 
 
 class _Count:
@@ -141,11 +144,11 @@ def difference(got: Sequence[Any], wanted: Sequence[Any]) -> str | None:
     return None
 
 
-def growth(resident: Sequence[int]) -> int:
-    """Median of the last third less that of the middle third; 0 of too few samples."""
+def growth(resident: Sequence[int]) -> int | None:
+    """Median of the last third less that of the middle third; None of too few samples."""
     third = len(resident) // 3
-    if third == 0:
-        return 0
+    if third < THIRD_MIN:
+        return None
     return int(np.median(resident[2 * third :]) - np.median(resident[third : 2 * third]))
 
 
@@ -161,18 +164,25 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=8)
     parser.add_argument("--minutes", type=float, default=2.0)
     arguments = parser.parse_args()
-    artifact = Artifact.open(arguments.artifact)
+    try:
+        artifact = Artifact.open(arguments.artifact)
+        session = artifact.session()
+    except ArtifactError as error:
+        print(error, file=sys.stderr)
+        return 2
     feeds = [probe.feeds for probe in make_probes(artifact.model())]
-    outcome = stress(
-        artifact.session(), feeds, threads=arguments.threads, seconds=60 * arguments.minutes
-    )
+    outcome = stress(session, feeds, threads=arguments.threads, seconds=60 * arguments.minutes)
     for sentence in outcome.wrong:
         print(sentence)
     p50, p99 = np.percentile(outcome.latencies_ms, (50, 99)) if outcome.requests else (0, 0)
+    memory = "too few requests to tell: give it more --minutes"
+    if outcome.growth_bytes is not None:
+        allowed = outcome.allowed_bytes / 1e6
+        memory = f"{outcome.growth_bytes / 1e6:+.2f} MB (allowed {allowed:.2f})"
     print(
         f"{outcome.requests} requests from {arguments.threads} threads in {outcome.seconds:.0f} s; "
         f"p50 {p50:.2f} ms, p99 {p99:.2f} ms; {len(outcome.wrong)} wrong answers; resident memory "
-        f"{outcome.growth_bytes / 1e6:+.2f} MB (allowed {outcome.allowed_bytes / 1e6:.2f})"
+        f"{memory}"
     )
     return 0 if outcome.passed else 1
 

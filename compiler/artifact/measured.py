@@ -54,7 +54,8 @@ def read_measured(path: Path, manifest_sha256: str, *, missing_ok: bool = False)
             f"{path}: got measurements of another artifact (its manifest has another sha256); "
             "measure this one again"
         )
-    return document
+    result: Json = document
+    return result
 
 
 def _problem(document: Any) -> str | None:

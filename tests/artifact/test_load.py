@@ -31,7 +31,9 @@ def test_some_thousand_requests(tmp_path: Path, value_type: str, level: int) -> 
     outcome = stress(session, inputs(), threads=THREADS, requests=REQUESTS)
     assert outcome.wrong == []
     assert outcome.requests >= REQUESTS
+    assert outcome.growth_bytes is not None
     assert outcome.growth_bytes <= outcome.allowed_bytes
+    assert outcome.passed
 
 
 LEAK = 20_000  # bytes a request
@@ -79,11 +81,14 @@ def test_time_ends_it_too(tmp_path: Path) -> None:
     outcome = stress(session, inputs(), threads=2, seconds=0.2)
     assert outcome.seconds >= 0.2
     assert outcome.requests == outcome.latencies_ms.size > 0
+    few = stress(session, inputs(), threads=2, requests=20)
+    assert few.growth_bytes is None
+    assert not few.passed
 
 
 def test_growth() -> None:
-    assert growth([9, 1, 5, 5, 6, 8]) == 2
-    assert growth([1, 2]) == 0
+    assert growth([9] * 5 + [5, 5, 5, 7, 7] + [6, 8, 8, 8, 9]) == 3
+    assert growth([1] * 14) is None
 
 
 @pytest.mark.large
