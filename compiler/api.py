@@ -169,8 +169,8 @@ def frontier(
       SlcError: the input or the request is wrong.
     """
     from slc.compiler.budget.frontier import frontier as budget_frontier
-    from slc.compiler.budget.frontier_page import page
     from slc.compiler.frontends import load
+    from slc.compiler.report.frontier_page import page
 
     request = make_request(options)
     target, path = chosen_target(request), Path(out)

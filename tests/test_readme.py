@@ -26,7 +26,7 @@ def blocks(language: str) -> list[str]:
 def test_the_tour(tmp_path: Path) -> None:
     (tour,) = [block for block in blocks("") if block.startswith("$ ")]
     commands = [line[2:] for line in tour.splitlines() if line.startswith("$ ")]
-    assert len(commands) == 3
+    assert len(commands) == 4
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
         ["bash", "-ec", "\n".join(commands)], cwd=tmp_path, env={**os.environ, "PATH": path},

@@ -44,7 +44,8 @@ class Artifact:
             present = hash_files(self.path)
         except OSError as error:
             raise ArtifactError(
-                f"{error.filename} can't be read: {error.strerror}; check its permissions."
+                f"{error.filename} can't be read: {error.strerror}; give the user that runs it the "
+                "right to (chmod -R a+rX)."
             ) from error
         wanted = self.manifest["files"]
         problems = []

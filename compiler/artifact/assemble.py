@@ -87,6 +87,9 @@ def _manifest(
         budget_bytes=plan.budget_bytes,
         static_adapters=[] if request.adapter_slots else _names(request),
         adapter_slots=request.adapter_slots,
+        predicted=None
+        if plan.speed is None
+        else {"us_per_token": plan.speed.us_per_token, "context": plan.speed.context},
     )
 
 

@@ -3,148 +3,107 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import platform
-import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from slc.compiler.artifact import elf
 from slc.compiler.artifact.artifact import Artifact, host_platform, installed_library
+from slc.compiler.artifact.findings import (
+    COPY_AGAIN,
+    Finding,
+    explain,
+    explained,
+    of_sentence,
+)
 from slc.compiler.artifact.manifest import LIBRARY_FILE
+from slc.compiler.artifact.manifest_check import manifest_problems
 from slc.compiler.artifact.sessions import quiet_options
+from slc.compiler.artifact.this_machine import check_isa, check_runtime, facts, glibc, parts
 from slc.compiler.errors import ArtifactError
 
-Severity = Literal["error", "warning"]
-_GENAI_MIN = "0.11"  # older ones look for custom_ops_library in the working directory only
-_CUDA_PROVIDER = "CUDAExecutionProvider"
+__all__ = ["Diagnosis", "Finding", "diagnose", "doctor", "explain"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong, and what to do about it."""
+class Diagnosis:
+    """What was looked at and what is wrong."""
 
-    severity: Severity
-    what: str
-    fix: str
+    facts: dict[str, str]
+    findings: list[Finding]
 
+    @property
+    def passed(self) -> bool:
+        """Whether nothing keeps it from working; warnings do not."""
+        return all(finding.severity != "error" for finding in self.findings)
 
-# onnxruntime's words -> what they mean. The first that matches explains.
-_KNOWN_ERRORS: tuple[tuple[str, str, str], ...] = (
-    (
-        r"ai\.slc:\w+\(-1\) is not a registered function/op|domain_version.*ai\.slc",
-        "the session was made without the op library",
-        "call slc.ops.register(session_options) or register_custom_ops_library first",
-    ),
-    (
-        r"[Dd]omain already set in registry",
-        "two op libraries with the domain ai.slc were registered in one session",
-        "register libslc_ops.so once; it holds the CPU and the CUDA operators",
-    ),
-    (
-        r"Unsupported version '\d+' in custom op",
-        "this onnxruntime is older than the API that the op library was built for",
-        "install the op library of this slc-compiler, which asks for API version 17",
-    ),
-    (
-        r"wrong ELF class|cannot execute binary file|invalid ELF header|Exec format",
-        "the op library is for another kind of processor",
-        "put a libslc_ops.so built for this machine beside model.onnx",
-    ),
-    (
-        r"version `GLIBC_[\d.]+' not found",
-        "the op library was built against a newer C library than this machine has",
-        "run slc ops build on this machine and put the result beside model.onnx",
-    ),
-    (
-        r"lib(cuda|cudart|cublas|cudnn)[\w.]*: cannot open shared object file",
-        "the CUDA libraries are missing",
-        "install the NVIDIA driver and CUDA, or export with --provider cpu",
-    ),
-    (
-        r"Failed to load library",
-        "the op library can't be loaded",
-        "check that the path is right and the file readable",
-    ),
-    (
-        r"Unsupported model IR version|opset \d+ is under development|Opset \d+",
-        "this onnxruntime is too old for the graph",
-        "install a newer onnxruntime or export for a --device with a lower ort_min",
-    ),
-)
+    def to_json(self) -> dict[str, Any]:
+        """As `doctor.schema.json` says."""
+        return {"passed": self.passed, **dataclasses.asdict(self)}
 
 
-def explain(error: str) -> Finding | None:
-    """What an error text of onnxruntime means, None when it is not a known one."""
-    for pattern, what, fix in _KNOWN_ERRORS:
-        if re.search(pattern, error):
-            return Finding("error", what, fix)
-    return None
-
-
-def doctor(path: Path | str | None = None) -> list[Finding]:
-    """Examines this installation and, when `path` names one, an artifact; no findings: all is well.
+def diagnose(path: Path | str | None = None) -> Diagnosis:
+    """Examines this installation and, when `path` names one, an artifact.
 
     Never raises for what it is asked to find.
     """
+    return Diagnosis(facts(installed_library()), doctor(path))
+
+
+def doctor(path: Path | str | None = None) -> list[Finding]:
+    """The findings of `diagnose`; none: all is well."""
     if path is None:
-        return [*_check_runtime(None), *_check_installed_library()]
+        return [*check_runtime(None, is_genai=False), *_check_installed_library()]
     try:
         artifact = Artifact.open(path)
+        return _examine(artifact)
     except ArtifactError as error:
-        return [_of_sentence(error)]
-    findings = [*_check_files(artifact), *_check_runtime(artifact), *_check_library(artifact)]
-    findings += _check_blobs(artifact)
+        return [of_sentence(error)]
+    except OSError as error:
+        return [_unreadable(error)]
+
+
+def _examine(artifact: Artifact) -> list[Finding]:
+    is_genai = (artifact.path / "genai_config.json").is_file()
+    problems = artifact.check()
+    findings = [_of_problem(artifact, problem) for problem in problems]
+    findings += check_runtime(artifact.manifest, is_genai=is_genai)
+    own = artifact.path / (artifact.manifest["op_library"]["file"] or LIBRARY_FILE)
+    sound = not any(problem.startswith("model.onnx") for problem in problems)
+    if not any(problem.startswith(f"{own.name} ") for problem in problems):
+        findings += _check_library(artifact, own, needed=sound and artifact.needs_op_library)
+    if artifact.manifest["device"]["platform"] == host_platform():
+        findings += check_isa(artifact.manifest)
+    if sound:
+        findings += _check_graph(artifact)
     if not any(finding.severity == "error" for finding in findings):
         findings += _check_session(artifact)
     return findings
 
 
-def _check_files(artifact: Artifact) -> Iterator[Finding]:
-    try:
-        problems = artifact.check()
-    except ArtifactError as error:
-        yield _of_sentence(error)
-        return
-    for problem in problems:
-        yield Finding("error", problem, "copy the artifact again from where it was exported")
+def _unreadable(error: OSError) -> Finding:
+    return Finding(
+        "error",
+        f"{error.filename} can't be read: {error.strerror}",
+        "give the user that runs it the right to read (chmod -R a+rX ARTIFACT)",
+    )
 
 
-def _check_runtime(artifact: Artifact | None) -> Iterator[Finding]:
-    found = _version("onnxruntime", "onnxruntime-gpu")
-    if found is None:
-        yield Finding("error", "onnxruntime is not installed", "pip install onnxruntime")
-    if artifact is None:
-        return
-    wanted = artifact.manifest["device"]["ort_min"]
-    if found is not None and _parts(found) < _parts(wanted):
-        yield Finding(
+def _of_problem(artifact: Artifact, problem: str) -> Finding:
+    """Of a file that is not what the manifest says."""
+    library = artifact.manifest["op_library"]["file"]
+    if library and problem == f"{library} is missing":
+        wanted = artifact.manifest["device"]["platform"]
+        return Finding(
             "error",
-            f"onnxruntime {found} is older than {wanted}, which the artifact was made for",
-            f"install onnxruntime {wanted} or newer, or export for this device",
+            f"the op library {library} is missing: no session can be made",
+            f"copy it from where the artifact was exported, or put one built for {wanted} beside "
+            "model.onnx",
         )
-    if artifact.manifest["provider"] == "cuda" and found is not None:
-        yield from _check_cuda()
-    genai = _version("onnxruntime-genai", "onnxruntime-genai-cuda")
-    has_config = (artifact.path / "genai_config.json").is_file()
-    if has_config and genai is not None and _parts(genai) < _parts(_GENAI_MIN):
-        yield Finding(
-            "error",
-            f"onnxruntime-genai {genai} does not find the op library beside the model",
-            f"install onnxruntime-genai {_GENAI_MIN} or newer",
-        )
-
-
-def _check_cuda() -> Iterator[Finding]:
-    import onnxruntime
-
-    if _CUDA_PROVIDER not in onnxruntime.get_available_providers():
-        yield Finding(
-            "error",
-            "the artifact was exported for CUDA and this onnxruntime has no CUDA provider",
-            "install onnxruntime-gpu for this machine or export with --provider cpu",
-        )
+    if problem.endswith("is not in the manifest"):
+        return Finding("error", problem, "delete it, or keep it outside the artifact")
+    return Finding("error", problem, COPY_AGAIN)
 
 
 def _check_installed_library() -> Iterator[Finding]:
@@ -159,10 +118,9 @@ def _check_installed_library() -> Iterator[Finding]:
         yield from _check_loads(library)
 
 
-def _check_library(artifact: Artifact) -> Iterator[Finding]:
+def _check_library(artifact: Artifact, own: Path, *, needed: bool) -> Iterator[Finding]:
     manifest = artifact.manifest
     wanted, here = manifest["device"]["platform"], host_platform()
-    own = artifact.path / (manifest["op_library"]["file"] or LIBRARY_FILE)
     if own.is_file():
         machine = elf.machine(own)
         if f"linux-{machine}" != wanted:
@@ -173,7 +131,7 @@ def _check_library(artifact: Artifact) -> Iterator[Finding]:
             )
         elif wanted == here:
             yield from _check_loads(own)
-    elif artifact.needs_op_library:
+    elif needed:
         note = manifest["op_library"]["note"] or f"{own.name} is missing"
         yield Finding("warning", note, f"put a {own.name} built for {wanted} beside model.onnx")
     if wanted != here:
@@ -193,6 +151,17 @@ def _check_loads(library: Path) -> Iterator[Finding]:
             "run slc ops build on this machine",
         )
         return
+    if elf.cut_off(library):
+        yield Finding("error", f"{library.name} is cut off", "copy or install it again")
+        return
+    needed, here = elf.glibc_needed(library), glibc()
+    if needed is not None and (here is None or parts(here) < parts(needed)):
+        yield Finding(
+            "error",
+            f"{library.name} needs glibc {needed} and this machine has {here or 'none'}",
+            "run slc ops build on this machine and put the result beside model.onnx",
+        )
+        return
     try:
         import onnxruntime
     except ImportError:
@@ -200,62 +169,23 @@ def _check_loads(library: Path) -> Iterator[Finding]:
     try:
         onnxruntime.SessionOptions().register_custom_ops_library(str(library.resolve()))
     except Exception as error:  # onnxruntime's own classes derive from Exception directly
-        yield _explained(error)
+        yield explained(error)
 
 
-def _check_blobs(artifact: Artifact) -> Iterator[Finding]:
-    from slc.ops import DOMAIN, bitmap
-
+def _check_graph(artifact: Artifact) -> Iterator[Finding]:
+    """The packed weights, and the manifest's own arithmetic and Choices against them."""
     try:
-        nodes = list(artifact.model().graph.all_nodes())
+        model = artifact.model()
     except ArtifactError as error:
-        yield _of_sentence(error)
+        yield of_sentence(error)
         return
-    seen = set()
-    for node in nodes:
-        if node.domain != DOMAIN or node.op_type != "BitmapSparseGemm":
-            continue
-        value = node.inputs[1]
-        if value is None or value.const_value is None or value.name in seen:
-            continue
-        seen.add(value.name)
-        try:
-            bitmap.check(value.const_value.numpy())
-        except (bitmap.BlobError, OSError, ValueError) as error:
-            what = f"the weights {value.name} are damaged: {error}"
-            yield Finding("error", what, "copy the artifact again from where it was exported")
+    for problem, is_manifest in manifest_problems(artifact.manifest, model):
+        fix = "export the model again, or copy the manifest again" if is_manifest else COPY_AGAIN
+        yield Finding("error", problem, fix)
 
 
 def _check_session(artifact: Artifact) -> Iterator[Finding]:
     try:
         artifact.session(sess_options=quiet_options())
     except ArtifactError as error:
-        yield _explained(error)
-
-
-def _of_sentence(error: ArtifactError) -> Finding:
-    """Such a sentence ends in its own advice, behind the last semicolon."""
-    what, _, fix = str(error).removesuffix(".").rpartition("; ")
-    return Finding("error", what, fix) if what else Finding("error", fix, "export the model again")
-
-
-def _explained(error: Exception) -> Finding:
-    text = str(error).removesuffix("; slc doctor explains it.")
-    known = explain(text)
-    if known is None:
-        return Finding("error", text, "report this with the output of slc doctor --json")
-    return dataclasses.replace(known, what=f"{known.what} (onnxruntime says: {text})")
-
-
-def _version(*packages: str) -> str | None:
-    """Of the first of the packages that is installed."""
-    for package in packages:
-        try:
-            return importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return None
-
-
-def _parts(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+        yield explained(error)

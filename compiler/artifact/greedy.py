@@ -33,6 +33,22 @@ class TokenCheck:
     passed: bool  # all equal, or they part where the preference is within rounding
 
 
+@dataclasses.dataclass(frozen=True)
+class TokenDistance:
+    """Greedy tokens of the original model, and what the artifact would choose. Not a check."""
+
+    tokens: tuple[int, ...]  # the original's
+    agreed: int  # of them, each chosen after the original's own tokens before it
+    equal: int  # until the first that differs: as far as both generate the same text
+
+
+def token_distance(tokens: Sequence[int], chosen: Sequence[int]) -> TokenDistance:
+    """Of the original's tokens and what the artifact chose after those before each."""
+    same = [a == b for a, b in zip(tokens, chosen, strict=True)]
+    equal = next((i for i, one in enumerate(same) if not one), len(same))
+    return TokenDistance(tuple(tokens), sum(same), equal)
+
+
 class KvLoop:
     """Feeds a decoder its own caches.
 
@@ -62,8 +78,14 @@ class KvLoop:
                     self._caches[past % layer] = present % layer
         self._config = genai_config
 
-    def generate(self, prompt: Sequence[int], steps: int) -> Generated:
-        """Generates `steps` tokens."""
+    def generate(self, prompt: Sequence[int], steps: int, forced: Sequence[int] = ()) -> Generated:
+        """Generates `steps` tokens.
+
+        Args:
+          prompt: token ids.
+          steps: how many.
+          forced: where given, what the model is fed after each step instead of its own choice.
+        """
         caches: Feeds = {
             name: np.zeros(cache_shape(value, 1, self._config), _numpy(value))
             for name, value in self._inputs.items()
@@ -78,7 +100,7 @@ class KvLoop:
             tokens.append(int(logits[-1].argmax()))
             caches = {name: outputs[present] for name, present in self._caches.items()}
             past += len(ids)
-            ids = tokens[-1:]
+            ids = [forced[len(tokens) - 1]] if forced else tokens[-1:]
         return tokens, logits
 
     def _feeds(self, ids: Sequence[int], past: int) -> Feeds:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -31,7 +33,7 @@ def inspect(path: Path | str) -> Json:
 
 def _inspect_artifact(artifact: Artifact) -> Json:
     manifest, model = artifact.manifest, artifact.model()
-    linears = [_linear(entry) for entry in manifest["linears"]]
+    linears = linear_rows(manifest)
     operators = collections.Counter(
         f"{node.domain}.{node.op_type}" if node.domain else node.op_type
         for node in model.graph.all_nodes()
@@ -61,6 +63,11 @@ def _inspect_artifact(artifact: Artifact) -> Json:
         "memory": manifest["memory"],
         "files": manifest["files"],
     }
+
+
+def linear_rows(manifest: Mapping[str, Any]) -> list[Json]:
+    """How each Linear is stored, its fields side by side."""
+    return [_linear(entry) for entry in manifest["linears"]]
 
 
 def _linear(entry: Json) -> Json:

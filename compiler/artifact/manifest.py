@@ -8,16 +8,14 @@ stands in `measured.json`.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import importlib.metadata
-import importlib.resources
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from slc.compiler.artifact.schema import first_problem
+from slc.compiler.artifact.schema import first_problem, load_schema
 from slc.compiler.budget.choice import Choice
 from slc.compiler.errors import ArtifactError, PostconditionError
 from slc.compiler.frontends.source import Source
@@ -26,7 +24,8 @@ from slc.compiler.linear import Linear
 MANIFEST_FILE = "manifest.json"
 MEASURED_FILE = "measured.json"
 LIBRARY_FILE = "libslc_ops.so"
-UNHASHED = frozenset({MANIFEST_FILE, MEASURED_FILE, "report.html"})
+REPORT_FILE = "report.html"
+UNHASHED = frozenset({MANIFEST_FILE, MEASURED_FILE, REPORT_FILE})
 SCHEMA_VERSION = 1
 _SCHEMA_FILE = "manifest.schema.json"
 _CHUNK_BYTES = 1 << 20
@@ -63,6 +62,7 @@ def build_manifest(
     budget_bytes: int | None = None,
     static_adapters: Sequence[str] = (),
     adapter_slots: int = 0,
+    predicted: Mapping[str, Any] | None = None,
 ) -> Json:
     """Describes the finished folder; every other file must have been written.
 
@@ -78,6 +78,8 @@ def build_manifest(
       budget_bytes: of `--mem`, None when the user gave none.
       static_adapters: names of the adapters concatenated into the weights.
       adapter_slots: pairs of overridable initializers per Linear.
+      predicted: us_per_token, context (tokens in the cache that it is reckoned at); None of what
+        has no predicted speed.
     """
     files = hash_files(folder)
     return {
@@ -96,6 +98,7 @@ def build_manifest(
             "predicted_bytes": sum(size for _, size in memory_lines),
             "lines": [{"what": what, "bytes": size} for what, size in memory_lines],
         },
+        "predicted": dict(predicted or {"us_per_token": None, "context": None}),
         "linears": [_linear_entry(linear, choices) for linear in source.linears],
         "refusals": [dataclasses.asdict(refusal) for refusal in source.refusals],
         "op_library": _op_library_entry(op_library, files),
@@ -184,13 +187,6 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     write_json(folder / MANIFEST_FILE, manifest)
 
 
-@functools.cache
-def _schema() -> Json:
-    text = importlib.resources.files(__package__).joinpath(_SCHEMA_FILE).read_text("utf-8")
-    schema: Json = json.loads(text)
-    return schema
-
-
 def read_manifest(folder: Path) -> Json:
     """Reads folder/manifest.json.
 
@@ -219,7 +215,7 @@ def read_manifest(folder: Path) -> Json:
             f"{path} has schema version {version} and this slc reads up to {SCHEMA_VERSION}; "
             "install a newer slc-compiler."
         )
-    problem = first_problem(manifest, _schema())
+    problem = first_problem(manifest, load_schema(__package__, _SCHEMA_FILE))
     if problem is not None:
         raise ArtifactError(f"{path} is damaged: {problem}; export the model again.")
     return dict(manifest)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from slc.compiler.artifact.greedy import TokenCheck
+from slc.compiler.artifact.greedy import TokenCheck, TokenDistance
 from slc.compiler.artifact.linear_check import LinearCheck
 from slc.compiler.artifact.tolerance import OutputCheck
 
@@ -22,6 +22,16 @@ class Distance:
     max_error: float
     mean_error: float
     cosine: float  # over the whole output
+    relative_squared_error: float  # ‖ours − theirs‖² / ‖theirs‖²
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearDistance:
+    """The output of one Linear against the original model's, under one probe. Not a check."""
+
+    linear: str
+    relative_error: float  # ‖ours − original‖ / ‖original‖
+    cosine: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +54,10 @@ class VerifyReport:
     linears: list[LinearCheck] = dataclasses.field(default_factory=list)
     tokens: TokenCheck | None = None
     distances: list[Distance] = dataclasses.field(default_factory=list)
+    linear_distances: list[LinearDistance] = dataclasses.field(default_factory=list)
+    original_tokens: TokenDistance | None = None
     memory: MemoryCheck | None = None
+    machine: dict[str, str] = dataclasses.field(default_factory=dict)  # where it was run
 
     @property
     def passed(self) -> bool:

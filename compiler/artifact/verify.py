@@ -5,7 +5,8 @@ In order, each on its own and each named when it fails:
   2. the outputs equal those of the same decoded weights run densely, within `tolerance.py`;
   3. each operator of ours equals f64 on its own inputs, within `linear_check.py`'s bound;
   4. a decoder's greedy tokens equal the dense graph's;
-  5. how far the outputs are from the original model's (reported: compression moves them);
+  5. how far outputs, every Linear and greedy tokens are from the original model's (reported:
+     compression moves them);
   6. the session's measured memory is within the budget of the manifest.
 Outputs and tokens are held at accuracy_level 1. A graph of level 4 rounds activations to int8, and
 how far that moves its outputs is reported beside them; its operators are held in step 3 at level 4
@@ -15,7 +16,6 @@ as well, on activations rounded alike.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ import threadpoolctl
 from slc.compiler.artifact import sessions
 from slc.compiler.artifact.artifact import Artifact
 from slc.compiler.artifact.dense import UNIT_ROUNDOFF, dense_reference
-from slc.compiler.artifact.greedy import Generated, KvLoop, compare_tokens
+from slc.compiler.artifact.distances import distances, run_probe
+from slc.compiler.artifact.greedy import Generated, KvLoop, compare_tokens, token_distance
 from slc.compiler.artifact.linear_check import (
     LinearCheck,
     check_node,
@@ -36,13 +37,14 @@ from slc.compiler.artifact.linear_check import (
     values_to_expose,
 )
 from slc.compiler.artifact.manifest import LIBRARY_FILE
+from slc.compiler.artifact.measured import this_machine
 from slc.compiler.artifact.memory_check import measure_memory
+from slc.compiler.artifact.original import compare_to_original
 from slc.compiler.artifact.probes import Probe, make_probes, prompt
-from slc.compiler.artifact.report import Distance, VerifyReport
+from slc.compiler.artifact.report import VerifyReport
 from slc.compiler.artifact.tolerance import SEEDS, OutputCheck, check_output
 from slc.compiler.budget.encodings import INT8_LEVEL
-from slc.compiler.errors import ArtifactError, ModelError, PostconditionError
-from slc.compiler.passes.last_logits import LastLogits, gives_last_logits
+from slc.compiler.errors import ArtifactError
 from slc.compiler.progress import Progress
 
 GREEDY_STEPS = 64
@@ -83,13 +85,14 @@ def verify(
     run_files = ("model.onnx", GENAI_FILE, artifact.manifest["op_library"]["file"] or LIBRARY_FILE)
     if any(problem.startswith(run_files) for problem in report.checksum_problems):
         return report  # numbers of what is not what was exported say nothing
+    report.machine = this_machine()
     run = _Run(artifact, inputs)
     run.check_numerics(report, step)
     step("each operator against f64")
     report.linears = run.check_linears()
     if reference is not None:
         step("original model")
-        report.distances += run.distances_to(Path(reference))
+        run.compare_to(Path(reference), report)
     if memory:
         step("memory")
         report.memory = measure_memory(artifact)
@@ -134,10 +137,10 @@ class _Run:
         step("artifact's outputs")
         changed = self._level_changed
         session = self._session(self._model) if changed else self._shipped_session()
-        self._outputs = [_run(session, probe) for probe in self._probes]
+        self._outputs = [run_probe(session, probe) for probe in self._probes]
         if changed:
             shipped = self._shipped_session()
-            report.distances += self._distances("as shipped", shipped)
+            report.distances += distances("as shipped", self._probes, self._outputs, shipped)
         step("the same weights densely")
         wanted, dense = self._run_densely()  # one dense copy in memory at a time
         perturbed = [self._perturbed(seed, step) for seed in SEEDS]
@@ -151,19 +154,20 @@ class _Run:
 
     def _run_densely(self) -> tuple[list[sessions.Outputs], Generated]:
         with sessions.written_session(dense_reference(self._model)) as session:
-            return [_run(session, probe) for probe in self._probes], self._generate(session)
+            return [run_probe(session, probe) for probe in self._probes], self._generate(session)
 
-    def _generate(self, session: Any) -> Generated:
+    def _generate(self, session: Any, forced: Sequence[int] = ()) -> Generated:
         if self._genai is None:
             return [], []
         loop = KvLoop(session, self._model, self._genai)
-        return loop.generate(prompt(self._model, self._genai), _greedy_steps(self._genai))
+        start, steps = prompt(self._model, self._genai), _greedy_steps(self._genai)
+        return loop.generate(start, steps, forced)
 
     def _perturbed(self, seed: int, step: _Steps) -> list[sessions.Outputs]:
         step(f"what rounding may do ({seed} of {len(SEEDS)})")
         moved = dense_reference(self._model, perturb=UNIT_ROUNDOFF, seed=seed)
         with sessions.written_session(moved) as session:
-            return [_run(session, probe) for probe in self._probes]
+            return [run_probe(session, probe) for probe in self._probes]
 
     def _compare(
         self, wanted: list[sessions.Outputs], perturbed: list[list[sessions.Outputs]]
@@ -198,81 +202,21 @@ class _Run:
         values = [value for node in nodes for value in values_to_expose(node)]
         sessions.expose(exposed, values)
         probe = self._probes[min(1, len(self._probes) - 1)]
-        got = {**probe.feeds, **_run(self._session(exposed), probe)}
+        got = {**probe.feeds, **run_probe(self._session(exposed), probe)}
         with threadpoolctl.threadpool_limits(1):  # the products are thin: threads only wait
             return [check_node(node, got) for node in nodes]
 
-    def distances_to(self, path: Path) -> list[Distance]:
-        """Step 5: loads the original by the frontends and runs the same probes."""
-        from slc.compiler import frontends
-
-        with tempfile.TemporaryDirectory(prefix="slc-verify-") as workdir:
-            source = frontends.load(path, workdir=Path(workdir))
-            if gives_last_logits(self._model):
-                LastLogits()(source.graph)
-            try:
-                with sessions.written_session(source.graph) as session:
-                    self._must_take_the_same(session, path)
-                    distances = self._distances("original", session)
-            except (ModelError, PostconditionError):
-                raise
-            except Exception as error:  # onnxruntime's own classes derive from Exception directly
-                raise ModelError(
-                    f"The reference {path} can't be run on the artifact's inputs ({error}); "
-                    "give the model that the artifact was made from."
-                ) from error
-        if not distances and any(array.size for ours in self._outputs for array in ours.values()):
-            raise ModelError(
-                f"The reference {path} is another model: no output has the name and the shape "
-                "of one of the artifact's; give the model that the artifact was made from."
-            )
-        return distances
-
-    def _must_take_the_same(self, session: Any, path: Path) -> None:
-        ours = {str(v.name) for v in self._model.graph.inputs if not v.is_initializer()}
-        theirs = {value.name for value in session.get_inputs()}
-        if ours != theirs:
-            raise ModelError(
-                f"The reference {path} is another model: it takes the inputs {sorted(theirs)} "
-                f"and the artifact {sorted(ours)}; give the model that the artifact was made from."
-            )
-
-    def _distances(self, against: str, session: Any) -> list[Distance]:
-        distances = []
-        for probe, ours in zip(self._probes, self._outputs, strict=True):
-            other = _run(session, probe)
-            distances += [
-                _distance(against, name, probe.name, ours[name], other[name])
-                for name in ours
-                if name in other and ours[name].shape == other[name].shape and ours[name].size
-            ]
-        return distances
-
-
-def _run(session: Any, probe: Probe) -> sessions.Outputs:
-    names = {value.name for value in session.get_inputs()}
-    missing, foreign = sorted(names - set(probe.feeds)), sorted(set(probe.feeds) - names)
-    overridable = {value.name for value in session.get_overridable_initializers()}
-    if missing or set(foreign) - overridable:
-        raise ArtifactError(
-            f"The graph takes the inputs {sorted(names)} and was given {sorted(probe.feeds)}; "
-            "give exactly those."
-        )
-    try:
-        return sessions.run(session, probe.feeds)
-    except Exception as error:  # onnxruntime's own classes derive from Exception directly
-        raise ArtifactError(
-            f"onnxruntime can't run the graph on {probe.name}: {error}; "
-            "give inputs of your own if the model wants other ones."
-        ) from error
-
-
-def _distance(against: str, name: str, probe: str, ours: Any, other: Any) -> Distance:
-    a, b = ours.astype(np.float64).reshape(-1), other.astype(np.float64).reshape(-1)
-    error = sessions.difference(a, b)
-    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
-    cosine = float(a @ b) / norms if norms > 0 else 1.0 if not error.any() else 0.0
-    return Distance(against, name, probe, float(error.max()), float(error.mean()), cosine)
+    def compare_to(self, path: Path, report: VerifyReport) -> None:
+        """Step 5."""
+        original = compare_to_original(
+            path, self._artifact.model(), self._probes, self._outputs, self._session,
+            lambda session: self._generate(session)[0],
+        )  # fmt: skip
+        report.distances += original.outputs
+        report.linear_distances = original.linears
+        if original.tokens:
+            chosen, _ = self._generate(self._shipped_session(), original.tokens)
+            report.original_tokens = token_distance(original.tokens, chosen)
 
 
 def _read_genai(folder: Path) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from slc.compiler.cli import (
     frontier,
     inspect,
     plan,
+    report,
     structure,
     verify,
 )
@@ -33,6 +34,7 @@ app.command("plan")(plan.command)
 app.command("frontier")(frontier.command)
 app.command("structure")(structure.command)
 app.command("verify")(verify.command)
+app.command("report")(report.command)
 app.command("inspect")(inspect.command)
 app.command("devices")(devices.command)
 app.command("doctor")(doctor.command)

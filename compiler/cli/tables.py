@@ -14,7 +14,6 @@ from rich.table import Table
 from slc.compiler.budget.sizes import format_size
 
 if TYPE_CHECKING:
-    from slc.compiler.artifact.report import VerifyReport
     from slc.compiler.budget import Plan
     from slc.compiler.budget.cost_plan import CostPlan
     from slc.compiler.budget.frontier import Point
@@ -117,47 +116,6 @@ def _alternatives(plan: Plan) -> Table:
     return table("what the budget could be spent on", columns, shown)
 
 
-def print_verify(console: Console, report: VerifyReport) -> None:
-    """Every check, and whether it passed."""
-    for problem in report.checksum_problems:
-        console.print(f"[bold red]checksum:[/] {problem}", soft_wrap=True)
-    if report.outputs:
-        columns = ("output", "inputs", ">max error", ">allowed", ">mean error", ">allowed", "")
-        rows = [
-            (o.output, o.probe, f"{o.max_error:.2e}", f"{o.max_tolerance:.2e}",
-             f"{o.mean_error:.2e}", f"{o.mean_tolerance:.2e}", _mark(o.passed))
-            for o in _worst_first(report.outputs)[:ROWS_MAX]
-        ]  # fmt: skip
-        console.print(table("against the same weights run densely", columns, rows))
-    if report.linears:
-        worst = max(report.linears, key=lambda check: check.used)
-        failed = [check.node for check in report.linears if not check.passed]
-        console.print(
-            f"{len(report.linears)} operators against f64: {len(failed)} beyond their bound; the "
-            f"worst uses {worst.used:.1%} of it ({worst.node}, level {worst.accuracy_level})",
-            soft_wrap=True,
-        )
-    if report.tokens is not None:
-        t = report.tokens
-        console.print(f"greedy tokens: {t.equal} of {len(t.tokens)} equal {_mark(t.passed)}")
-    for d in report.distances:
-        console.print(
-            f"against {d.against}, {d.output}, {d.probe}: max {d.max_error:.2e}, mean "
-            f"{d.mean_error:.2e}, cosine {d.cosine:.5f}",
-            soft_wrap=True,
-        )
-    if report.memory is not None:
-        m = report.memory
-        budget = (
-            "no budget given" if m.budget_bytes is None else f"of {format_size(m.budget_bytes)}"
-        )
-        console.print(
-            f"session memory: measured {format_size(m.measured_bytes)}, predicted "
-            f"{format_size(m.predicted_bytes)}, {budget} {_mark(m.passed)}"
-        )
-    console.print("[bold green]passed[/]" if report.passed else "[bold red]failed[/]")
-
-
 _NUMBERS = ("N x K", "level", "bits")
 
 
@@ -249,14 +207,6 @@ def _print_refusals(console: Console, refusals: Sequence[Mapping[str, str]]) -> 
         console.print(f"left as it is: {refusal['name']}: {refusal['reason']}", soft_wrap=True)
     if len(refusals) > ROWS_MAX:
         console.print(f"  … and {len(refusals) - ROWS_MAX} more")
-
-
-def _worst_first(outputs: Sequence[Any]) -> list[Any]:
-    return sorted(outputs, key=lambda o: (o.passed, -o.max_error / max(o.max_tolerance, 1e-300)))
-
-
-def _mark(passed: bool) -> str:
-    return "[green]ok[/]" if passed else "[bold red]FAILED[/]"
 
 
 def _cell(value: object) -> str:

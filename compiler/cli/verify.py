@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from slc.compiler.cli import options as opt
 from slc.compiler.cli.console import emit, people, progress_bar
-from slc.compiler.cli.tables import print_verify
-
-if TYPE_CHECKING:
-    from slc.compiler.artifact.report import VerifyReport
+from slc.compiler.cli.verify_tables import print_verify
 
 
-def _keep_measured(artifact: Path, report: VerifyReport) -> None:
-    """Writes what was measured on this machine beside the model, outside the hashed files."""
-    from slc.compiler.artifact.manifest import MEASURED_FILE, write_json
+def _keep(artifact: Path, output: Path | None, document: dict[str, Any]) -> None:
+    """Beside the model, outside the hashed files; a folder that can't be written to is no error."""
+    from slc.compiler.artifact.measured import keep_measured
+    from slc.compiler.errors import ArtifactError
 
-    document = report.to_json()
     try:
-        write_json(artifact / MEASURED_FILE, {k: document[k] for k in ("memory", "passed")})
-    except OSError as error:
-        people.print(f"{MEASURED_FILE} not written: {error.strerror}")
+        keep_measured(artifact, output, "verify", document)
+    except ArtifactError as error:
+        if output is not None:
+            raise
+        people.print(f"note: {error}", soft_wrap=True)
 
 
 def command(
@@ -37,6 +36,10 @@ def command(
     memory: Annotated[
         bool, typer.Option(help="Also measure the session in a process of its own.")
     ] = True,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Keep the figures in this file, not in measured.json in ARTIFACT."),
+    ] = None,
     json: opt.Json = False,
 ) -> None:
     """Check ARTIFACT: files, memory, numerics against its weights run densely. Exit 1 if not."""
@@ -48,8 +51,8 @@ def command(
             progress=progress,
         )  # fmt: skip
     print_verify(people, report)
-    if report.memory is not None:
-        _keep_measured(artifact, report)
+    if not checksums:
+        _keep(artifact, output, report.to_json())
     if json:
         emit(report.to_json())
     if not report.passed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,9 @@ import pytest
 from artifact.graphs import sparse_matrix, two_layers, write_artifact
 
 import slc.ops
-from slc.compiler.artifact import doctor as doctor_module
-from slc.compiler.artifact import elf
+from slc.compiler.artifact import cuda_images, elf, this_machine
 from slc.compiler.artifact.artifact import host_platform
-from slc.compiler.artifact.doctor import Finding, doctor, explain
+from slc.compiler.artifact.doctor import Finding, diagnose, doctor, explain
 from slc.compiler.artifact.inspect import inspect
 from slc.compiler.artifact.manifest import hash_files, read_manifest, write_manifest
 from slc.compiler.errors import ArtifactError
@@ -34,8 +34,10 @@ def out(tmp_path: Path) -> Path:
 def edit(folder: Path, change) -> None:
     """Changes the manifest and vouches for the files as they are now."""
     manifest = read_manifest(folder)
-    change(manifest)
     manifest["files"] = hash_files(folder)
+    library = manifest["files"].get("libslc_ops.so")
+    manifest["op_library"]["sha256"] = library and library["sha256"]
+    change(manifest)
     write_manifest(folder, manifest)
 
 
@@ -116,9 +118,9 @@ def test_runtime_too_old(out: Path) -> None:
 
 
 def test_genai_too_old(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    version = doctor_module._version
+    version = this_machine.version
     monkeypatch.setattr(
-        doctor_module, "_version", lambda *p: "0.8.3" if "genai" in p[0] else version(*p)
+        this_machine, "version", lambda *p: "0.8.3" if "genai" in p[0] else version(*p)
     )
     assert doctor(out) == []
     (out / "genai_config.json").write_text("{}")
@@ -156,6 +158,11 @@ def test_no_library_installed(monkeypatch: pytest.MonkeyPatch) -> None:
         ("Domain already set in registry", "two op libraries"),
         ("libcudart.so.12: cannot open shared object file", "CUDA libraries"),
         ("Unsupported model IR version: 10, max supported IR version: 9", "too old"),
+        ("com.microsoft:GatherBlockQuantized(-1) is not a registered function/op", "too old"),
+        ("ai.slc: got onnxruntime 1.16.3, wanted 1.17 or newer", "older than any"),
+        ("Cuda interface not available: Failed to load library: x.so", "built without CUDA"),
+        ("CUDA error: no kernel image is available for execution", "no kernels for this GPU"),
+        ("custom_ops_library must not contain path traversal (..): ../x.so", "outside the model"),
     ],
 )
 def test_known_error_texts(text: str, meaning: str) -> None:
@@ -183,6 +190,119 @@ def test_library_registered_twice_in_onnxruntimes_own_words(out: Path) -> None:
     with pytest.raises(Exception, match="Domain") as caught:
         onnxruntime.InferenceSession(out / "model.onnx", options)
     assert explain(str(caught.value)) is not None
+
+
+def test_data_in_onnxruntimes_own_words(out: Path, tmp_path: Path) -> None:
+    """Each fault is staged, and onnxruntime itself says what is wrong."""
+    import onnxruntime
+
+    data = out / "model.onnx.data"
+    whole = data.read_bytes()
+
+    def words() -> Finding | None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.register_custom_ops_library(str(out / "libslc_ops.so"))
+        with pytest.raises(Exception, match="ONNXRuntimeError") as caught:
+            onnxruntime.InferenceSession(out / "model.onnx", options)
+        return explain(str(caught.value))
+
+    data.write_bytes(whole[:5000])
+    assert "cut off" in words().what
+    broken = bytearray(whole)
+    broken[whole.index(b"SLCB") + 200] ^= 1
+    data.write_bytes(broken)
+    assert "weights are damaged" in words().what
+    data.unlink()
+    assert "missing or cut off" in words().what
+    (tmp_path / "elsewhere").write_bytes(whole)
+    data.symlink_to(tmp_path / "elsewhere")
+    assert "is a link" in words().what
+    (out / "model.onnx").write_bytes(b"no graph")
+    assert "no readable graph" in words().what
+
+
+def test_library_that_is_cut_off_is_not_loaded(out: Path) -> None:
+    """Loading it would end the process."""
+    library = out / "libslc_ops.so"
+    library.write_bytes(library.read_bytes()[:100_000])
+    assert elf.cut_off(library)
+    assert not elf.cut_off(Path(slc.ops.library_path()))
+    assert "has 100000 bytes" in only(doctor(out)).what
+    edit(out, lambda m: None)
+    assert only(doctor(out)).what == "libslc_ops.so is cut off"
+
+
+def test_library_that_needs_a_newer_glibc(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = elf.glibc_needed(out / "libslc_ops.so")
+    assert needed is not None
+    assert needed.startswith("2.")
+    monkeypatch.setattr("slc.compiler.artifact.doctor.glibc", lambda: "2.5")
+    assert only(doctor(out)).what == f"libslc_ops.so needs glibc {needed} and this machine has 2.5"
+
+
+def test_cpu_that_lacks_what_the_artifact_was_made_for(out: Path) -> None:
+    edit(out, lambda m: m["device"].update(isa=["amx_int8", "warp_drive"]))
+    finding = only(doctor(out))
+    assert finding.severity == "warning"
+    assert "warp_drive" in finding.what
+    assert diagnose(out).passed
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda m: m["memory"].update(predicted_bytes=7), "add up to 10,042,600 bytes"),
+        (lambda m: m["op_library"].update(sha256="0" * 64), "two different hashes"),
+        (lambda m: m["linears"][0].update(N=7), "says N 7 of first and its packed weights say 160"),
+        (lambda m: m["linears"][0]["choice"].update(value_type="i8"), "value type i8 of first"),
+    ],
+)
+def test_manifest_that_contradicts_itself(out: Path, spoil, words: str) -> None:
+    edit(out, spoil)
+    assert words in only(doctor(out)).what
+
+
+def fat_binary(*images: tuple[int, int]) -> bytes:
+    """As nvcc lays it out, of (kind, SM); 8 bytes of kernel each."""
+    parts = [
+        struct.pack("<HHIQ12xI32x", kind, 0x101, 64, 8, sm) + b"kernel.." for kind, sm in images
+    ]
+    inside = b"".join(parts)
+    return struct.pack("<IHHQ", 0xBA55ED50, 1, 16, len(inside)) + inside
+
+
+def test_gpus_that_a_library_holds_kernels_for(tmp_path: Path) -> None:
+    library = tmp_path / "libonnxruntime_providers_cuda.so"
+    # What the aarch64 wheel of onnxruntime-gpu 1.31.1 holds: nothing for Orin, nothing for Thor.
+    cubins = b"".join(fat_binary((2, sm)) for sm in (89, 90, 120, 121))
+    library.write_bytes(b"\x7fELF code" + cubins + b"more code")
+    held = cuda_images.images(library)
+    assert (held.cubins, held.ptx) == ({89, 90, 120, 121}, frozenset())
+    assert [held.run_on(sm) for sm in (87, 89, 90, 110, 120, 121)] == [
+        False,
+        True,
+        True,
+        False,
+        True,
+        True,
+    ]
+    (finding,) = this_machine.check_images(library, 87)
+    assert "sm_89, sm_90, sm_120, sm_121 and this GPU is sm_87" in finding.what
+    assert "JetPack" in finding.fix
+    library.write_bytes(fat_binary((2, 80), (1, 90)))
+    held = cuda_images.images(library)
+    assert str(held) == "sm_80, PTX of sm_90"
+    assert [held.run_on(sm) for sm in (75, 86, 89, 90, 110)] == [False, True, True, True, True]
+    assert list(this_machine.check_images(library, 110)) == []
+    library.write_bytes(fat_binary((2, 80))[:30])
+    assert str(cuda_images.images(library)) == "no GPU"
+
+
+def test_two_onnxruntimes_in_one_folder(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(this_machine, "version", lambda *p: "1.32.0")
+    findings = doctor(out)
+    assert "onnxruntime 1.32.0 and onnxruntime-gpu 1.32.0" in only(findings).what
 
 
 def test_other_text_is_not_explained() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slc.compiler.artifact.greedy import compare_tokens
+from slc.compiler.artifact.greedy import compare_tokens, token_distance
 from slc.compiler.artifact.manifest import read_manifest
 from slc.compiler.artifact.probes import make_probes, prompt, vocabulary
 from slc.compiler.artifact.verify import verify
@@ -30,6 +30,12 @@ def test_tokens_may_part_only_at_a_tie(gap: float, passed: bool) -> None:
     check = compare_tokens([0], ours, dense, rounding=1e-5)
     assert (check.passed, check.equal) == (passed, 1)
     assert check.tie_margin == pytest.approx(gap)
+
+
+def test_distance_of_tokens() -> None:
+    distance = token_distance([4, 5, 6, 7, 8], [4, 5, 9, 7, 9])
+    assert (distance.agreed, distance.equal) == (3, 2)
+    assert token_distance([4], [4]).equal == 1
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +60,22 @@ def test_decoder_verifies(decoder: Path, tiny_llama: Path) -> None:
         assert len(logits) == 3
         assert all(0.5 < d.cosine < 1 and d.max_error > 0 for d in logits)
     assert {check.accuracy_level for check in report.linears} == {1, 4}
+    assert len(report.linear_distances) == 12
+    original = report.original_tokens
+    assert original is not None
+    assert len(original.tokens) == 64
+    assert original.equal <= original.agreed <= 64
+    assert original.agreed > 16  # a quarter: chance would be one of 512
+
+
+@pytest.mark.slow
+def test_as_it_is_says_what_the_original_says(tiny_llama: Path, tmp_path: Path) -> None:
+    from slc.compiler import export
+
+    out = export(tiny_llama, tmp_path / "out", values="dense", context=128)
+    original = verify(out, reference=tiny_llama, memory=False).original_tokens
+    assert original is not None
+    assert original.agreed == original.equal == len(original.tokens)
 
 
 @pytest.mark.slow

@@ -1,0 +1,1 @@
+"""Pages for people: what a budget bought, as one HTML file that opens anywhere."""
