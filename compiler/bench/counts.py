@@ -141,7 +141,9 @@ def _undeclared(model: ir.Model, manifest: dict[str, Any]) -> list[str]:
         for entry in manifest["linears"]
         if entry["choice"]["encoding"] == "dense"
     }
-    known = set(declared) | {refusal["name"] for refusal in manifest["refusals"]}
+    # A table in int8 or int4 has its scales in a table of f32 beside it.
+    scales = {f"{entry['name']}.scales" for entry in manifest["linears"]}
+    known = set(declared) | scales | {refusal["name"] for refusal in manifest["refusals"]}
     left = collections.Counter(declared.values())
     found = find_linears(model)[0]
     found.sort(key=lambda linear: linear.name not in known)  # the manifest's own first
