@@ -11,8 +11,13 @@ import onnx_ir as ir
 from slc.compiler.artifact.artifact import Artifact
 from slc.compiler.frontends.linears import find_linears
 
-# The first input is a table of which a token reads one row.
-_LOOKUPS = frozenset({"Gather", "GatherBlockQuantized", "GatherElements", "GatherND"})
+# Inputs that are tables of which a token reads one row.
+_TABLES = {
+    "Gather": (0,),
+    "GatherBlockQuantized": (0, 2, 3),  # codes, scales, zero points
+    "GroupQueryAttention": (7, 8),  # cosines and sines by position
+    "RotaryEmbedding": (2, 3),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +130,7 @@ def _read(nodes: list[ir.Node]) -> dict[str, int]:
             if value is None or not value.is_initializer():
                 continue
             size = _bytes(value)
-            if i == 0 and node.op_type in _LOOKUPS and value.shape:
+            if i in _TABLES.get(node.op_type, ()) and value.shape:
                 size //= max(1, int(value.shape.numpy()[0]))
             read[str(value.name)] += size
     return dict(read)

@@ -195,7 +195,7 @@ class _Turns:
         last = self._subjects[0].quantities[-1]
         run_s = float(np.median(base.turn(self._work, 1, RUNS_LEAST)[last]))
         most = RUNS_MOST
-        if self._subjects[0].decoder:
+        if self._subjects[0].load.decoder:
             most = max(1, min(most, self._subjects[0].load.steps_most - WARM_RUNS))
         return int(min(most, max(RUNS_LEAST, math.ceil(TURN_SECONDS / run_s))))
 

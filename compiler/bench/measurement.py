@@ -129,7 +129,7 @@ def _warm_runs(
     """Adds the runs of one process to `found`, works in turns."""
     process.touch()
     runs = _RUNS_MOST_AT_ONCE
-    if subject.decoder:
+    if subject.load.decoder:
         runs = max(1, min(runs, subject.load.steps_most - WARM_RUNS))
     for work in subject.works:
         begin = time.perf_counter()

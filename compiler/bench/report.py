@@ -132,7 +132,8 @@ class BenchReport:
 
     def _load(self, load: Load) -> dict[str, Any]:
         fields = dataclasses.asdict(load)
-        return {**fields, "prompt_tokens": load.prompt_tokens, "cold": self.request.cold}
+        prompt = load.prompt_tokens if load.decoder else None
+        return {**fields, "prompt_tokens": prompt, "cold": self.request.cold}
 
     def _gate_counts(self) -> dict[str, Any]:
         assert self.base_counts is not None
@@ -184,10 +185,11 @@ def describe(q: Quantity) -> str:
         if low is None or high is None
         else f"between {percent(low)} and {percent(high)}"
     )
-    kind = "larger" if q.name == MEMORY else "slower"
+    words = ("smaller", "larger") if q.name == MEMORY else ("faster", "slower")
+    size = f"{100 * abs(q.ratio - 1):.1f} % {words[q.ratio >= 1]}"
     return (
-        f"{q.name}: {percent(q.ratio)} {kind} than the base, {between} ({len(q.pairs)} pairs), "
-        f"at most {percent(math.exp(q.limit))} allowed"
+        f"{q.name}: {size} than the base, {between} ({len(q.pairs)} pairs), at most "
+        f"{percent(math.exp(q.limit))} allowed"
     )
 
 

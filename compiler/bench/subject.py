@@ -32,11 +32,13 @@ class Load:
       batch: sequences at a time.
       context: tokens of each.
       threads: of the session.
+      decoder: whether that is done token by token.
     """
 
     batch: int
     context: int
     threads: int
+    decoder: bool
 
     @property
     def prompt_tokens(self) -> int:
@@ -69,6 +71,7 @@ def make_load(
         batch or min((o.get("batch") or 1) for o in options),
         context or (least if longest is None else min(least, longest)),
         threads or usable_cores(),
+        longest is not None,
     )
     if longest is not None and not 4 <= load.context <= longest:
         raise RequestError(
@@ -114,11 +117,6 @@ class Subject:
     works: tuple[str, ...]
     quantities: tuple[str, ...]
     start: dict[str, Any]
-
-    @property
-    def decoder(self) -> bool:
-        """Whether it goes token by token."""
-        return bool(self.start["engine"] != "passes")
 
 
 @contextlib.contextmanager
