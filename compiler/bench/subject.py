@@ -21,6 +21,7 @@ from slc.targets.detect import usable_cores
 GENAI_FILE = "genai_config.json"
 CONTEXT_DEFAULT = 128
 PROMPT_MOST = 128  # tokens: of a longer context the rest is not waited for
+DECODER_CONTEXT_LEAST = 16  # prompt, first token, tokens that warm up, some that count
 SHORT = 16  # tokens of the second shape, where a graph takes any length
 
 
@@ -73,10 +74,10 @@ def make_load(
         threads or usable_cores(),
         longest is not None,
     )
-    if longest is not None and not 4 <= load.context <= longest:
+    if longest is not None and not DECODER_CONTEXT_LEAST <= load.context <= longest:
         raise RequestError(
-            f"--context: got {load.context}, wanted 4 to {longest} tokens: the artifact's cache "
-            "holds no more, and fewer leave nothing to decode"
+            f"--context: got {load.context} tokens, wanted at least {DECODER_CONTEXT_LEAST}, so "
+            f"that some are decoded, and at most {longest}, which the artifact's cache holds"
         )
     return load
 
@@ -138,6 +139,7 @@ def prepared(artifact: Artifact, load: Load, folder: Path) -> Iterator[Subject]:
             "providers": artifact.providers(),
             "threads": load.threads,
             "batch": load.batch,
+            "context": load.context,
         }
         if config is None:
             feeds = _write_feeds(artifact, load, folder)

@@ -90,7 +90,8 @@ class GenaiDecoder:
     def __init__(self, given: dict[str, Any]) -> None:
         import onnxruntime_genai as og
 
-        self._og, self._batch, self._prompt = og, given["batch"], given["prompt"]
+        self._og, self._prompt = og, given["prompt"]
+        self._batch, self._context = given["batch"], given["context"]
         options = {"intra_op_num_threads": given["threads"], NO_SPINNING[0]: NO_SPINNING[1]}
         config = og.Config(str(Path(given["model"]).parent))
         config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
@@ -99,10 +100,13 @@ class GenaiDecoder:
     def turn(self, work: str, warm: int, runs: int) -> Seconds:
         """Seconds from the prompt to the first token, then of each token at the same positions."""
         parameters = self._og.GeneratorParams(self._model)
-        total = len(self._prompt) + 1 + warm + runs
-        # min_length: a random prompt may end early, and then nothing would be decoded.
+        # max_length is what the cache is made for; min_length: a random prompt may end early, and
+        # then nothing would be decoded.
         parameters.set_search_options(
-            max_length=total, min_length=total, batch_size=self._batch, do_sample=False
+            max_length=self._context,
+            min_length=self._context,
+            batch_size=self._batch,
+            do_sample=False,
         )
         generator = self._og.Generator(self._model, parameters)
         tokens = np.tile(np.array(self._prompt, np.int32), (self._batch, 1))
