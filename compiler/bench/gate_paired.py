@@ -36,7 +36,7 @@ MEMORY = "session memory"
 PAIR_SECONDS = 1.0  # of turns, after both sides are warm
 ROUNDS_LEAST = 3
 TURN_SECONDS = 0.02
-RUNS_LEAST, RUNS_MOST = 2, 50
+RUNS_LEAST, RUNS_MOST = 3, 50  # of a turn: with three the median leaves out a burst
 WARM_RUNS = 3  # of a fresh process: onnxruntime plans its memory in the first two
 
 

@@ -1,4 +1,4 @@
-"""How a report looks: tables for people, Markdown for the summary of a CI job."""
+"""A report as tables and sentences: for a terminal, and in Markdown for the summary of a CI job."""
 
 from __future__ import annotations
 
@@ -6,16 +6,10 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from rich.console import Console
-from rich.markup import escape
-
 from slc.compiler.bench.gate_paired import MEMORY, Quantity
 from slc.compiler.bench.report import BenchReport, percent
 from slc.compiler.bench.samples import Samples
 from slc.compiler.budget.sizes import format_size
-from slc.compiler.cli.tables import table
-
-_COLOURS = {"passed": "green", "failed": "red", "inconclusive": "yellow", "measured": "green"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,18 +26,6 @@ def grids(report: BenchReport) -> list[Grid]:
     found = [_measured(report), _counts(report), _pairs(report), _limits(report)]
     found.append(_calibration(report))
     return [grid for grid in found if grid.rows]
-
-
-def print_report(console: Console, report: BenchReport) -> None:
-    """Tables, then what is wrong, then the verdict."""
-    for grid in grids(report):
-        console.print(table(grid.title, grid.columns, grid.rows))
-    e = report.environment
-    console.print(f"{escape(machine_line(report))}; fingerprint {e.fingerprint}", soft_wrap=True)
-    for line in lines(report):
-        console.print(escape(line), soft_wrap=True)
-    colour = _COLOURS[report.verdict]
-    console.print(f"[bold {colour}]{report.verdict}[/]")
 
 
 def markdown(report: BenchReport) -> str:

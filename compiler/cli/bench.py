@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from slc.compiler.cli import options as opt
 from slc.compiler.cli.console import emit, people, progress_bar
+from slc.compiler.cli.tables import table
 
 if TYPE_CHECKING:
     from slc.compiler.bench.report import BenchReport
+
+_COLOURS = {"passed": "green", "failed": "red", "inconclusive": "yellow", "measured": "green"}
 
 
 def command(
@@ -85,7 +89,6 @@ def command(
     from slc.compiler.bench.bench import bench
     from slc.compiler.bench.request import BenchRequest
     from slc.compiler.bench.tables import markdown as to_markdown
-    from slc.compiler.bench.tables import print_report
 
     _check_output(output, markdown=markdown, json=json)
     request = BenchRequest(
@@ -96,7 +99,7 @@ def command(
     )  # fmt: skip
     with progress_bar() as progress:
         report = bench(artifact, against=against, request=request, progress=progress)
-    print_report(people, report)
+    _print(report)
     if markdown:
         typer.echo(to_markdown(report))
     if output is not None:
@@ -105,6 +108,19 @@ def command(
         emit(report.to_json())
     if report.exit_code:
         raise typer.Exit(report.exit_code)
+
+
+def _print(report: BenchReport) -> None:
+    """Tables, the machine, what is wrong, the verdict."""
+    from slc.compiler.bench.tables import grids, lines, machine_line
+
+    for grid in grids(report):
+        people.print(table(grid.title, grid.columns, grid.rows))
+    fingerprint = report.environment.fingerprint
+    people.print(escape(f"{machine_line(report)}; fingerprint {fingerprint}"), soft_wrap=True)
+    for line in lines(report):
+        people.print(escape(line), soft_wrap=True)
+    people.print(f"[bold {_COLOURS[report.verdict]}]{report.verdict}[/]")
 
 
 def _check_output(output: Path | None, *, markdown: bool, json: bool) -> None:
