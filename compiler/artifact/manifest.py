@@ -181,7 +181,7 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     Raises:
       PostconditionError: it is not what the schema says, and nobody could read it.
     """
-    problem = first_problem(manifest, _schema())
+    problem = first_problem(manifest, load_schema(__package__, _SCHEMA_FILE))
     if problem is not None:
         raise PostconditionError(f"the manifest that was made is wrong: {problem}")
     write_json(folder / MANIFEST_FILE, manifest)

@@ -33,18 +33,31 @@ def make_probes(model: ir.Model, genai_config: Mapping[str, Any] | None = None) 
     whose size is not fixed is the batch if it is the first, else the length. Overridable inputs
     keep their defaults.
     """
-    probes = []
     inputs = [v for v in model.graph.inputs if not v.is_initializer()]
     fixed = all(isinstance(d, int) for v in inputs for d in (v.shape or [None]))
-    for seed, (batch, length) in enumerate(_SIZES[:1] if fixed else _SIZES):
-        rng = np.random.default_rng(seed)
-        shape_of = _Shapes(batch, length, genai_config)
-        feeds = {
-            str(value.name): _feed(model, value, shape_of(value), rng, genai_config)
-            for value in inputs
-        }
-        probes.append(Probe(f"batch {batch}, length {length}", feeds))
-    return probes
+    sizes = _SIZES[:1] if fixed else _SIZES
+    return [
+        make_probe(model, batch, length, genai_config, seed=seed)
+        for seed, (batch, length) in enumerate(sizes)
+    ]
+
+
+def make_probe(
+    model: ir.Model,
+    batch: int,
+    length: int,
+    genai_config: Mapping[str, Any] | None = None,
+    *,
+    seed: int = 0,
+) -> Probe:
+    """The inputs of `make_probes` at one batch size and length."""
+    rng = np.random.default_rng(seed)
+    shape_of = _Shapes(batch, length, genai_config)
+    inputs = [v for v in model.graph.inputs if not v.is_initializer()]
+    feeds = {
+        str(value.name): _feed(model, value, shape_of(value), rng, genai_config) for value in inputs
+    }
+    return Probe(f"batch {batch}, length {length}", feeds)
 
 
 def prompt(model: ir.Model, genai_config: Mapping[str, Any] | None = None) -> list[int]:

@@ -60,8 +60,8 @@ def measure_session(artifact: Path, *, context: int, batch: int = 1) -> Measurem
     model = artifact / "model.onnx" if artifact.is_dir() else artifact
     genai = (model.parent / "genai_config.json").is_file()
     genai = genai and importlib.util.find_spec("onnxruntime_genai") is not None
-    library = _library(model.parent)
-    with _with_library(model, library, genai) as runnable:
+    library = runtime_library(model.parent)
+    with with_library(model, library, genai) as runnable:
         # Run as a file: importing the package would load what an application has no need of.
         child = str(Path(__file__).with_name("measure_child.py"))
         command = [sys.executable, "-c", _RUN_FILE, child, str(runnable)]
@@ -77,7 +77,7 @@ def measure_session(artifact: Path, *, context: int, batch: int = 1) -> Measurem
     return Measurement(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def _library(folder: Path) -> Path | None:
+def runtime_library(folder: Path) -> Path | None:
     """The artifact's own op library, else the installed one, else none: plain ONNX needs none."""
     beside = folder / LIBRARY_FILE
     if beside.is_file():
@@ -91,7 +91,7 @@ def _library(folder: Path) -> Path | None:
 
 
 @contextlib.contextmanager
-def _with_library(model: Path, library: Path | None, genai: bool) -> Iterator[Path]:
+def with_library(model: Path, library: Path | None, genai: bool) -> Iterator[Path]:
     """`model`, or a copy of its folder with the op library that its genai_config names.
 
     An artifact for another platform has no library of this one, and genai takes it only from the

@@ -9,6 +9,7 @@ import typer
 
 from slc.compiler import __version__
 from slc.compiler.cli import (
+    bench,
     devices,
     doctor,
     export,
@@ -35,6 +36,7 @@ app.command("frontier")(frontier.command)
 app.command("structure")(structure.command)
 app.command("verify")(verify.command)
 app.command("report")(report.command)
+app.command("bench")(bench.command)
 app.command("inspect")(inspect.command)
 app.command("devices")(devices.command)
 app.command("doctor")(doctor.command)
