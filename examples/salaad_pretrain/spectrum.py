@@ -41,7 +41,7 @@ class Slice:
 
 def budgets(checkpoint: Path, count: int) -> list[int]:
     """Budgets in bytes, falling evenly from the whole checkpoint's to half of its L and S."""
-    whole, _ = plan(checkpoint, context=CONTEXT)
+    whole, _ = plan(checkpoint, context=CONTEXT, logits="all")
     structured = sum(choice.weight_bytes for choice in whole.choices if choice.rank)
     step = structured / 2 / (count - 1)
     return [round(whole.memory.total_bytes - i * step) for i in range(count)]

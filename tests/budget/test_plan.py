@@ -110,9 +110,16 @@ def test_by_hand_is_held_against_mem_and_the_device(source: Source) -> None:
     assert plan(source, TARGET, dataclasses.replace(asked, mem_bytes=need)).budget_bytes == need
     with pytest.raises(BudgetError, match="lower --density or --rank"):
         plan(source, TARGET, dataclasses.replace(asked, mem_bytes=need - 1))
+    by_default = dataclasses.replace(asked, density=None, rank=None)
     small = dataclasses.replace(TARGET, memory_bytes=need, reserve_bytes=1000)
-    with pytest.raises(BudgetError, match="usable memory of x86-64-avx2"):
-        plan(source, small, dataclasses.replace(asked, density=None, rank=None))
+    found = plan(source, small, by_default)
+    assert found.memory.total_bytes <= small.usable_bytes < need
+    assert found.allocation == "best"
+    assert "no --mem was given" in found.notes[0]
+    tiny = dataclasses.replace(TARGET, memory_bytes=2_000_000, reserve_bytes=1000)
+    for options in (by_default, asked):
+        with pytest.raises(BudgetError, match="usable memory of x86-64-avx2"):
+            plan(source, tiny, options)
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def span(source: Source, context: int) -> tuple[int, int]:
 
 
 def test_a_dense_model_gets_what_is_best_in_general() -> None:
-    """Where all fits nothing is lost; then int8, int4, and S below what int4 takes."""
+    """Where all fits nothing is lost; then 8 bits, 4 bits, and S below what these take."""
     source = mlp((512, 1024, 1024, 512))
     found = []
     low, high = span(source, 8)
@@ -63,11 +63,11 @@ def test_a_dense_model_gets_what_is_best_in_general() -> None:
         result = plan(source, TARGET, BudgetOptions(context=8, mem_bytes=mem))
         assert result.memory.total_bytes <= mem
         assert any("--calibrate FILE" in note for note in result.notes)
-        found.append({choice.encoding for choice in result.choices})
-    assert found[0] == {"dense"}
-    assert "int8" in found[1]
-    assert "int4" in found[2]
-    assert found[3] & {"bitmap", "delta"}
+        found.append({(choice.encoding, choice.value_type) for choice in result.choices})
+    assert found[0] == {("dense", "f32")}
+    assert found[1] & {("int8", "i8"), ("full", "i8")}
+    assert found[2] & {("int4", "i4"), ("full", "i4")}
+    assert {encoding for encoding, _ in found[3]} & {"bitmap", "delta"}
 
 
 def test_a_checkpoint_is_priced_by_its_own_figures(tmp_path: Path) -> None:
