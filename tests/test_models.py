@@ -22,15 +22,15 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def embedded(minilm: Path, tmp_path_factory: Any) -> dict[str, np.ndarray]:
-    """Held-out docstrings embedded by the dense model and by what each method makes of it."""
+    """128 held-out docstrings embedded by the dense model and by what each method makes of it."""
     folder = tmp_path_factory.mktemp("minilm")
-    calibration, held_out = split()
+    calibration, held_out = split(held_out=128)
     text = folder / "calibration.txt"
     text.write_text("\n".join(calibration), encoding="utf-8")
     half = {"density": 0.5, "rank": 32}
     settings = {
         "dense": {"values": "dense"},
-        "oats": {**half, "values": "f16", "method": "oats", "calibrate": text},
+        "oats": {**half, "values": "f16", "method": "oats", "calibrate": text, "iterations": 10},
         "hessian": {**half, "values": "f16", "calibrate": text, "iterations": 60},
         "hessian i4": {**half, "values": "i4", "calibrate": text, "iterations": 60},
         "salr": {**half, "values": "f16"},
