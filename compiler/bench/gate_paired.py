@@ -26,7 +26,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from slc.compiler.bench.process import Process
+from slc.compiler.bench.process import OutOfTimeError, Process
 from slc.compiler.bench.ratios import decide, interval, pair_ratio, round_ratio
 from slc.compiler.bench.sequential import HORIZON, Decision, Interval
 from slc.compiler.bench.subject import Subject
@@ -122,7 +122,7 @@ def compare(
       head: what is judged, under the same load.
       max_slowdown: allowed, 0.05 for 5 %.
       max_growth: of the session's memory, likewise.
-      time_limit_s: no pair is begun that would end later.
+      time_limit_s: no pair is begun that would end later, and one that does is left out.
       progress: called after every pair.
       stop_early: False: all pairs that the time allows, up to the horizon (for calibration).
       seed: of the order in which the two processes start.
@@ -132,7 +132,8 @@ def compare(
     """
     quantities = [Quantity(name, math.log1p(max_slowdown)) for name in base.quantities]
     result = Comparison([*quantities, Quantity(MEMORY, math.log1p(max_growth))])
-    coin, begin, turns = random.Random(seed), time.perf_counter(), _Turns(base, head)
+    coin, begin = random.Random(seed), time.perf_counter()
+    turns = _Turns(base, head, begin + time_limit_s)
     longest_s = 0.0  # of a pair, beside its rounds
     for n in range(HORIZON):
         left_s = time_limit_s - (time.perf_counter() - begin)
@@ -143,7 +144,11 @@ def compare(
             result.ended = "time"
             break
         started = time.perf_counter()
-        turns.run_pair(result, seconds, head_first=coin.random() < 0.5)
+        try:
+            turns.run_pair(result, seconds, head_first=coin.random() < 0.5)
+        except OutOfTimeError:
+            result.ended = "time"
+            break
         longest_s = max(longest_s, time.perf_counter() - started - seconds)
         if progress is not None:
             progress(n + 1, HORIZON, _state(result))
@@ -164,15 +169,16 @@ def _state(result: Comparison) -> str:
 class _Turns:
     """How long a turn is, found once and then the same for all pairs, and the pairs."""
 
-    def __init__(self, base: Subject, head: Subject) -> None:
+    def __init__(self, base: Subject, head: Subject, deadline: float) -> None:
         self._subjects = (base, head)
+        self._deadline = deadline
         self._work = base.works[0]
         self._runs = 0
         self._rounds = 0
 
     def run_pair(self, result: Comparison, seconds: float, *, head_first: bool) -> None:
         """One pair of fresh processes."""
-        with _both(self._subjects, head_first) as (base, head):
+        with _both(self._subjects, self._deadline, head_first) as (base, head):
             for side in (base, head):
                 side.touch()
                 side.turn(self._work, WARM_RUNS, 1)
@@ -220,8 +226,10 @@ class _Turns:
 
 
 @contextlib.contextmanager
-def _both(subjects: tuple[Subject, Subject], head_first: bool) -> Iterator[tuple[Process, Process]]:
+def _both(
+    subjects: tuple[Subject, Subject], deadline: float, head_first: bool
+) -> Iterator[tuple[Process, Process]]:
     """(base, head), loading at the same time."""
     order = subjects[::-1] if head_first else subjects
-    with Process(order[0]) as first, Process(order[1]) as second:
+    with Process(order[0], deadline) as first, Process(order[1], deadline) as second:
         yield (second, first) if head_first else (first, second)

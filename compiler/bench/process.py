@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import select
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,16 +21,26 @@ from slc.compiler.errors import ArtifactError
 _RUN_FILE = "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
 
 
+class OutOfTimeError(Exception):
+    """An answer did not come before the deadline: a comparison ends by it, and says so."""
+
+
 class Process:
     """A fresh process that has been told to load `subject`; use it in a `with` statement.
 
     It loads while the caller does something else: the first question waits for it.
 
+    Args:
+      subject: what it loads.
+      deadline: of `time.perf_counter`, after which no answer is waited for.
+
     Raises:
       ArtifactError: by any method: the process ended, for a reason that is its last line.
+      OutOfTimeError: by any method: the deadline has passed.
     """
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: Subject, deadline: float = math.inf) -> None:
+        self._deadline = deadline
         self._name = subject.artifact.path
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in __exit__
         worker = str(Path(__file__).with_name("worker.py"))
@@ -90,6 +103,13 @@ class Process:
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
+        # One line is answered at a time, so nothing waits in the buffer that select can't see.
+        left_s = self._deadline - time.perf_counter()
+        if (
+            math.isfinite(left_s)
+            and not select.select([self._process.stdout], [], [], max(0.0, left_s))[0]
+        ):
+            raise OutOfTimeError
         line = self._process.stdout.readline()
         if not line:
             status = self._process.wait()

@@ -162,13 +162,13 @@ def _quantity(q: Quantity) -> dict[str, Any]:
         "name": q.name,
         "unit": "bytes" if memory else "ms",
         "decision": q.decision,
-        "ratio": q.ratio,
+        "ratio": q.ratio if q.pairs else None,
         "interval": [_ratio(interval.low), _ratio(interval.high)],
         "ratio_most": math.exp(q.limit),
         "pairs": len(q.pairs),
         "rounds": sum(map(len, q.pairs)),
-        "base": unit * float(np.median(q.base)),
-        "head": unit * float(np.median(q.head)),
+        "base": unit * float(np.median(q.base)) if q.pairs else None,
+        "head": unit * float(np.median(q.head)) if q.pairs else None,
         "ratios": [[math.exp(r) for r in rounds] for rounds in q.pairs],
     }
 
@@ -179,6 +179,8 @@ def _ratio(end: float) -> float | None:
 
 def describe(q: Quantity) -> str:
     """How much, between what, and what is allowed, in one clause."""
+    if not q.pairs:
+        return f"{q.name}: not one pair of processes came to its end"
     low, high = _ratio(q.interval.low), _ratio(q.interval.high)
     between = (
         "too few pairs for an interval"

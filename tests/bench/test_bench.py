@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from artifact.graphs import write_artifact
 from bench.planted import make_dense
 
-from slc.compiler.bench import gate_paired, measurement, subject
+from slc.compiler.bench import gate_paired, measurement, process, subject
 from slc.compiler.bench.bench import bench
 from slc.compiler.bench.report import BenchReport
 from slc.compiler.bench.request import BenchRequest, share
@@ -129,6 +130,19 @@ def test_against_a_copy_passes_and_says_so(mlp_base: Path, mlp_copy: Path) -> No
     assert "| batch 1 |" in text
 
 
+def test_the_time_limit_is_kept(mlp_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where a process does not answer: the document says that nothing was compared."""
+    monkeypatch.setattr(process, "_RUN_FILE", "import time; time.sleep(600)")
+    begin = time.perf_counter()
+    request = BenchRequest(time_limit_s=1.0)
+    document = checked(bench(mlp_base, against=mlp_base, request=request))
+    assert time.perf_counter() - begin < 60  # the processes are ended, not waited for
+    assert document["verdict"] == "inconclusive"
+    assert document["gate_paired"]["ended"] == "time"
+    assert [q["pairs"] for q in document["gate_paired"]["quantities"]] == [0, 0]
+    assert "not one pair of processes" in document["doubts"][0]
+
+
 def test_growth_fails_with_names_and_causes(mlp_base: Path, tmp_path: Path) -> None:
     head = make_dense(mlp_base, tmp_path / "head", ["layer1"])
     request = BenchRequest(counts_only=True)
@@ -160,7 +174,7 @@ def test_limits(mlp_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("short")
 def test_calibrate(mlp_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate_paired, "HORIZON", 7)
-    request = BenchRequest(calibrate=True, threads=1, time_limit_s=60)
+    request = BenchRequest(calibrate=True, threads=1, time_limit_s=15)
     document = checked(bench(mlp_base, request=request))
     assert document["verdict"] == "measured"
     (found,) = document["calibration"]

@@ -11,6 +11,8 @@ import pytest
 
 from slc.compiler.bench import gate_paired
 from slc.compiler.bench.gate_paired import MEMORY, Comparison, compare
+from slc.compiler.bench.process import OutOfTimeError
+from slc.compiler.bench.report import describe
 from slc.compiler.bench.sequential import HORIZON
 from slc.compiler.bench.subject import Load
 
@@ -31,8 +33,8 @@ class ScriptedProcess:
 
     alive: list[Side] = []  # noqa: RUF012 - shared on purpose: who is alive at the same time
 
-    def __init__(self, side: Side) -> None:
-        self.side = side
+    def __init__(self, side: Side, deadline: float) -> None:
+        self.side, self.deadline = side, deadline
 
     def __enter__(self) -> ScriptedProcess:
         self.alive.append(self.side)
@@ -48,6 +50,8 @@ class ScriptedProcess:
         assert len(self.alive) == 2
         self.side.log.append((work, warm, runs))
         clock.now += (warm + runs) * self.side.run_s
+        if clock.now > self.deadline:
+            raise OutOfTimeError
         noise = np.exp(self.side.rng.normal(0, self.side.noise, runs))
         return {work: list(self.side.run_s * noise)}
 
@@ -124,6 +128,15 @@ def test_too_little_time() -> None:
     assert len(result.quantities[0].pairs) in (1, 2)
     assert result.seconds <= 3.0
     assert result.quantities[0].interval.low == -math.inf
+
+
+def test_a_pair_that_does_not_end_is_left_out() -> None:
+    result = run(Side(1.0), Side(1.0), time_limit_s=8.0)
+    assert result.ended == "time"
+    assert result.quantities[0].pairs == []
+    assert math.isnan(result.quantities[0].ratio)
+    assert "not one pair" in describe(result.quantities[0])
+    assert result.seconds <= 8.0 + 4 * 1.0  # the turn that was under way
 
 
 def test_later_pairs_share_the_time_that_is_left() -> None:
