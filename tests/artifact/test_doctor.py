@@ -17,7 +17,12 @@ from slc.compiler.artifact import cuda_images, elf, this_machine
 from slc.compiler.artifact.artifact import host_platform
 from slc.compiler.artifact.doctor import Finding, diagnose, doctor, explain
 from slc.compiler.artifact.inspect import inspect
-from slc.compiler.artifact.manifest import hash_files, read_manifest, write_manifest
+from slc.compiler.artifact.manifest import (
+    hash_files,
+    read_manifest,
+    write_json,
+    write_manifest,
+)
 from slc.compiler.errors import ArtifactError
 from slc.ops import bitmap
 
@@ -60,7 +65,7 @@ def test_no_artifact(tmp_path: Path) -> None:
 def test_damaged_manifest(out: Path) -> None:
     manifest = read_manifest(out)
     del manifest["linears"][0]["choice"]
-    write_manifest(out, manifest)
+    write_json(out / "manifest.json", manifest)
     finding = only(doctor(out))
     assert finding.what.endswith("manifest.json is damaged: linears[0].choice is missing")
     assert finding.fix == "export the model again"
