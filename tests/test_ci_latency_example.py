@@ -25,6 +25,7 @@ def test_three_outcomes(
     pytester.makepyfile((FOLDER / "test_latency.py").read_text())
     options = ("--slc-base", str(tmp_path / "base"), "--slc-artifacts", str(tmp_path / "head"))
     result = pytester.runpytest_inprocess("-v", *options, "--slc-max-slowdown", "40%")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
         [
             "*::test_equal_is_no_slower PASSED*",

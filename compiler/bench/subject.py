@@ -175,7 +175,8 @@ def _write_feeds(artifact: Artifact, load: Load, folder: Path) -> dict[str, str]
         # Without an open length a pass is a row of the batch, whatever is in it.
         name = f"{load.batch}x{length}" if open_dims else f"batch {load.batch}"
         path = folder / f"{len(feeds)}.npz"
-        np.savez(path, **make_probe(model, load.batch, length).feeds)  # type: ignore[arg-type]
+        arrays: dict[str, Any] = dict(make_probe(model, load.batch, length).feeds)
+        np.savez(path, **arrays)
         feeds[name] = str(path)
     return feeds
 
@@ -190,11 +191,11 @@ def _caches(artifact: Artifact, load: Load, config: dict[str, Any], folder: Path
         for i in range(decoder["num_hidden_layers"])
     }
     present_of = {past: present for past, present in present_of.items() if past in inputs}
-    empty = {}
+    empty: dict[str, Any] = {}
     for name in present_of:
         dtype = inputs[name].dtype
         assert dtype is not None  # the builder types every cache
         empty[name] = np.zeros(cache_shape(inputs[name], load.batch, config), dtype.numpy())
     path = folder / "caches.npz"
-    np.savez(path, **empty)  # type: ignore[arg-type]
+    np.savez(path, **empty)
     return {"feeds": {"empty caches": str(path)}, "present_of": present_of}

@@ -35,7 +35,9 @@ class TrimRotary(ir.passes.InPlacePass):
                     if value is not None and self._is_table(value):
                         found.add(value)
         for value in found:
-            rows = value.const_value.numpy()[: self._context].copy()  # type: ignore[union-attr]
+            whole = value.const_value
+            assert whole is not None  # _is_table looked
+            rows = whole.numpy()[: self._context].copy()
             value.const_value = ir.tensor(rows, name=value.name)
             value.shape = ir.Shape(list(rows.shape))
         return ir.passes.PassResult(model, bool(found))

@@ -26,21 +26,22 @@ LAYERS, WIDTH = 8, 512
 FOLDER = Path(__file__).parent
 
 
-def make_model(path: Path) -> Path:
-    """An ONNX file: x [batch, 512] through eight layers of MatMul and Relu, random weights."""
+def make_model(path: Path, width: int = WIDTH, layers: int = LAYERS) -> Path:
+    """An ONNX file: x [batch, width] through MatMuls and Relus named layer0, layer1, …."""
     rng = np.random.default_rng(0)
     nodes, weights = [], []
-    for i in range(LAYERS):
-        weight = (rng.standard_normal((WIDTH, WIDTH)) / np.sqrt(WIDTH)).astype(np.float32)
+    for i in range(layers):
+        weight = (rng.standard_normal((width, width)) / np.sqrt(width)).astype(np.float32)
         weights.append(numpy_helper.from_array(weight, f"layer{i}.weight"))
-        before, after = f"x{i}" if i else "x", f"x{i + 1}" if i + 1 < LAYERS else "y"
+        before, after = f"x{i}" if i else "x", f"x{i + 1}" if i + 1 < layers else "y"
         nodes.append(helper.make_node("MatMul", [before, f"layer{i}.weight"], [f"h{i}"]))
         nodes.append(helper.make_node("Relu", [f"h{i}"], [after]))
     x, y = (
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", WIDTH]) for name in "xy"
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width]) for name in "xy"
     )
     graph = helper.make_graph(nodes, "layers", [x], [y], weights)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), path)
+    opsets = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
     return path
 
 

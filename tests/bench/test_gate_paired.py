@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ class Side:
 class ScriptedProcess:
     """Stands in for `process.Process`; nothing runs."""
 
-    alive: list[Side] = []  # noqa: RUF012 - shared on purpose: who is alive at the same time
+    alive: ClassVar[list[Side]] = []  # who is alive at the same time
 
     def __init__(self, side: Side, deadline: float) -> None:
         self.side, self.deadline = side, deadline
@@ -80,8 +80,8 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def run(base: Side, head: Side, **options: Any) -> Comparison:
-    given = {"max_slowdown": 0.05, "max_growth": 0.05, "time_limit_s": 100.0, **options}
-    return compare(base, head, **given)  # type: ignore[arg-type]
+    given: dict[str, Any] = {"max_slowdown": 0.05, "max_growth": 0.05, "time_limit_s": 100.0}
+    return compare(cast(Any, base), cast(Any, head), **{**given, **options})
 
 
 def decisions(result: Comparison) -> dict[str, str]:

@@ -40,7 +40,7 @@ def test_a_tied_table_is_counted_once() -> None:
         Linear("head", 300, 8, "W", True, ("head",), "lm_head"),
     ]
     assert other_weight_bytes(model, linears, []) == 0
-    assert other_weight_bytes(model, linears[:1], []) >= weight.const_value.nbytes  # type: ignore[union-attr]
+    assert other_weight_bytes(model, linears[:1], []) >= 4 * 8 * 300
     shapes = {"flip/y": (300, 8), "gather/y": (1, 5, 8), "head/y": (1, 5, 300), "ids": (1, 5)}
     made = [value.name for step in graph_steps(model, shapes).steps for value in step.makes]
     assert made == ["gather/y", "head/y"]

@@ -39,6 +39,9 @@ def test_samples_are_what_slc_writes() -> None:
         "device": "x", "page": "x.html", "points": [point_json(p) for p in frontier(about)]
     }  # fmt: skip
     jsonschema.validate(document, schema("budget", "frontier.schema.json"))
+    del document["points"][0]["session_bytes"]
+    with pytest.raises(jsonschema.ValidationError):  # the schema bites
+        jsonschema.validate(document, schema("budget", "frontier.schema.json"))
 
 
 @pytest.mark.parametrize("with_measured", [False, True])
