@@ -129,7 +129,7 @@ class Request:
         if method == "salr" and self.iterations is not None:
             raise RequestError(
                 f"--iterations {self.iterations}: got the method salr, which has none, wanted "
-                "hessian, the default with --calibrate FILE, or oats"
+                "--calibrate FILE, or default for slc's own text: hessian is the method then"
             )
         if method != "hessian" and self.match_blocks is not None:
             raise RequestError(
