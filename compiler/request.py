@@ -100,15 +100,20 @@ class Request:
             "slc's own text" if str(self.calibrate) == BUILT_IN else Path(str(self.calibrate)).name
         )
 
+    @property
+    def divides_by_errors(self) -> bool:
+        """Whether `mem` alone decides, so that every Linear takes what loses least."""
+        left_open = self.values == "auto" and self.allocation in ("auto", "best")
+        by_hand = (self.density, self.rank, self.gamma) != (None, None, None)
+        return self.mem is not None and left_open and not by_hand
+
+    @property
     def measures_by_default(self) -> bool:
-        """Whether `mem` is to be divided by measured errors and nobody said by what text.
+        """Whether errors are wanted and nobody said by what text, or that there is to be none.
 
         A dense model is then decomposed and measured with the text that slc brings along.
         """
-        left_open = self.values == "auto" and self.allocation in ("auto", "best")
-        by_hand = self.density is not None or self.rank is not None or self.gamma is not None
-        asked = self.mem is not None and self.calibrate is None
-        return asked and left_open and not by_hand and self.method in (None, "hessian")
+        return self.divides_by_errors and self.calibrate is None and self.method is None
 
     def chosen_method(self) -> str:
         """The method after defaults.

@@ -33,9 +33,7 @@ BUILT_IN_ITERATIONS = 80
 
 def chooses(request: Request, method: str) -> bool:
     """Whether a dense model is to be stored by measured errors: then all options are made first."""
-    by_hand = request.density is not None or request.rank is not None or request.mem is None
-    left_open = request.values == "auto" and request.allocation in ("auto", "best")
-    return left_open and not by_hand and request.gamma is None and method == "hessian"
+    return request.divides_by_errors and method == "hessian"
 
 
 def with_built_in_text(request: Request, source: Source) -> Request:
@@ -44,7 +42,7 @@ def with_built_in_text(request: Request, source: Source) -> Request:
 
     if source.checkpoint is not None or source.hf_folder is None:
         return request
-    if not request.measures_by_default():
+    if not request.measures_by_default:
         return request
     iterations = request.iterations or BUILT_IN_ITERATIONS
     return dataclasses.replace(request, calibrate=BUILT_IN, iterations=iterations)

@@ -20,7 +20,9 @@ def plan_notes(
     asked: BudgetOptions,
     options: BudgetOptions,
     menu: Prices | None,
-) -> tuple[str, ...]:  # fmt: skip
+    *,
+    by_hand: bool,
+) -> tuple[str, ...]:
     """The notes of a plan.
 
     Args:
@@ -29,6 +31,7 @@ def plan_notes(
       asked: the options as given.
       options: after defaults.
       menu: that the budget is divided by; None where it is not.
+      by_hand: density and rank are the user's, or their defaults.
     """
     notes = []
     if source.weightless:
@@ -39,7 +42,8 @@ def plan_notes(
         notes.append(f"--values auto: {options.values}, which the checkpoint was rounded for")
     elif asked.values == "auto":
         notes.append("--values auto: f16, the most exact that is offered")
-    if options.mem_bytes is None and (options.density is None or options.rank is None):
+    no_wish = options.mem_bytes is None and (options.density is None or options.rank is None)
+    if by_hand and no_wish:
         missing = f"density {DEFAULT_DENSITY}, rank {DEFAULT_RANK}"
         if source.checkpoint is not None:
             missing = "all that the checkpoint holds"

@@ -159,7 +159,7 @@ def _plan(
         _predicted(stage, choices, menu, timed=speed is not None), memory,
         tuple(source.refusals), workload.context, workload.batch,
         storage.values, storage.accuracy_level, options.mem_bytes, stage.allowed,
-        plan_notes(source, target, asked, options, menu), allocation,
+        plan_notes(source, target, asked, options, menu, by_hand=allocation == "hand"), allocation,
         None if best is None else best.error, None if best is None else best.bound,
         speed,
         _compared(source, target, options, workload, priced) if compare else (),

@@ -116,6 +116,7 @@ def test_by_hand_is_held_against_mem_and_the_device(source: Source) -> None:
     assert found.memory.total_bytes <= small.usable_bytes < need
     assert found.allocation == "best"
     assert "no --mem was given" in found.notes[0]
+    assert not any("what is missing" in note for note in found.notes)
     tiny = dataclasses.replace(TARGET, memory_bytes=2_000_000, reserve_bytes=1000)
     for options in (by_default, asked):
         with pytest.raises(BudgetError, match="usable memory of x86-64-avx2"):
