@@ -100,6 +100,7 @@ def measure(engines: list[Engine], rounds: int, vocabulary: int) -> None:
             if turn:  # the first makes the engine touch its weights
                 engine.prefill_tokens_per_s.append(speeds["prefill_tokens_per_s"])
                 engine.decode_tokens_per_s.append(speeds["decode_tokens_per_s"])
+                engine.token_us += speeds["token_us"]
     for engine, worker in zip(engines, workers, strict=True):
         said, _ = worker.communicate()
         engine.session_rss_bytes = json.loads(said)["session_rss_bytes"]
@@ -138,6 +139,7 @@ def _best_tenth(rates: list[float]) -> float:
 def _row(engine: Engine) -> dict[str, Any]:
     """The engine for JSON."""
     row = asdict(engine) | {"path": engine.path.name}
+    del row["token_us"]
     row["session_rss_over_artifact"] = engine.session_rss_bytes / engine.artifact_bytes
     for name in ("prefill_tokens_per_s", "decode_tokens_per_s"):
         row[f"{name}_median"] = float(np.median(row[name]))

@@ -24,6 +24,8 @@ class Engine:
       weight_bytes: of the weights alone.
       artifact_bytes: of all that it loads.
       session_rss_bytes: highest memory of the process over that before it loaded the model.
+      prefill_tokens_per_s, decode_tokens_per_s: of every round.
+      token_us: of every token that was decoded.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Engine:
     session_rss_bytes: int = 0
     prefill_tokens_per_s: list[float] = field(default_factory=list)
     decode_tokens_per_s: list[float] = field(default_factory=list)
+    token_us: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         files = [p for p in (self.path, *self.path.rglob("*")) if p.is_file()]

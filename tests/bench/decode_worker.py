@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 Prompt = npt.NDArray[np.int32]
-Generate = Callable[[Prompt, int], tuple[float, float]]  # prefill, decode: tokens a second
+Generate = Callable[[Prompt, int], tuple[float, list[float]]]  # prefill tokens/s, µs of each token
 
 
 def main(kind: str, path: str, prompt_tokens: int, new_tokens: int, vocabulary: int) -> None:
@@ -31,8 +31,9 @@ def main(kind: str, path: str, prompt_tokens: int, new_tokens: int, vocabulary: 
     prompt = np.random.default_rng(0).integers(2, vocabulary, prompt_tokens).astype(np.int32)
     say({"loaded": True})
     for _ in sys.stdin:
-        prefill, decode = generate(prompt, new_tokens)
-        say({"prefill_tokens_per_s": prefill, "decode_tokens_per_s": decode})
+        prefill, token_us = generate(prompt, new_tokens)
+        speed = 1e6 * len(token_us) / sum(token_us)
+        say({"prefill_tokens_per_s": prefill, "decode_tokens_per_s": speed, "token_us": token_us})
     say({"session_rss_bytes": memory("VmHWM") - before})
 
 
@@ -43,18 +44,18 @@ def genai() -> Callable[[str, int], Generate]:
     def load(path: str, length: int) -> Generate:
         model = og.Model(path)
 
-        def generate(prompt: Prompt, _: int) -> tuple[float, float]:
+        def generate(prompt: Prompt, _: int) -> tuple[float, list[float]]:
             parameters = og.GeneratorParams(model)
             parameters.set_search_options(max_length=length, do_sample=False)
             generator = og.Generator(model, parameters)
             start = time.perf_counter()
             generator.append_tokens(prompt[None])
             generator.generate_next_token()
-            middle, count = time.perf_counter(), 0
+            stamps = [time.perf_counter()]
             while not generator.is_done():
                 generator.generate_next_token()
-                count += 1
-            return len(prompt) / (middle - start), count / (time.perf_counter() - middle)
+                stamps.append(time.perf_counter())
+            return len(prompt) / (stamps[0] - start), (np.diff(stamps) * 1e6).tolist()
 
         return generate
 
@@ -70,17 +71,17 @@ def llama_cpp() -> Callable[[str, int], Generate]:
         threads = psutil.cpu_count(logical=False)
         model = Llama(path, n_ctx=length, n_threads=threads, n_threads_batch=threads, verbose=False)
 
-        def generate(prompt: Prompt, new_tokens: int) -> tuple[float, float]:
+        def generate(prompt: Prompt, new_tokens: int) -> tuple[float, list[float]]:
             model.reset()
             start = time.perf_counter()
             model.eval(prompt.tolist())
             token = model.sample(temp=0)
-            middle = time.perf_counter()
+            stamps = [time.perf_counter()]
             for _ in range(new_tokens - 1):
                 model.eval([token])
                 token = model.sample(temp=0)
-            decode = (new_tokens - 1) / (time.perf_counter() - middle)
-            return len(prompt) / (middle - start), decode
+                stamps.append(time.perf_counter())
+            return len(prompt) / (stamps[0] - start), (np.diff(stamps) * 1e6).tolist()
 
         return generate
 
