@@ -149,8 +149,9 @@ def plan(
 
 
 def frontier(
-    model: PathLike, out: PathLike, *, budgets: int = 16, force: bool = False,
-    progress: Progress | None = None, **options: Any,
+    model: PathLike, out: PathLike, *, budgets: int = 16, low: str | int | None = None,
+    high: str | int | None = None, force: bool = False, progress: Progress | None = None,
+    **options: Any,
 ) -> tuple[list[Point], Target]:  # fmt: skip
     """Draws what `export` would give at many budgets, as an HTML page.
 
@@ -158,6 +159,8 @@ def frontier(
       model: a structured checkpoint with a menu, or any with `calibrate`.
       out: the page to write.
       budgets: how many.
+      low: the first of them, as `mem`; None: the smallest that fits.
+      high: the last of them; None: one at which every weight has 8 bits.
       force: replace a file that is there already.
       progress: called as progress(done, total, what).
       **options: the fields of `Request`; device, context, batch and calibrate matter.
@@ -169,10 +172,15 @@ def frontier(
       SlcError: the input or the request is wrong.
     """
     from slc.compiler.budget.frontier import frontier as budget_frontier
+    from slc.compiler.budget.sizes import parse_size
     from slc.compiler.frontends import load
     from slc.compiler.report.frontier_page import page
 
     request = make_request(options)
+    span = {
+        name: None if size is None else parse_size(size, option)
+        for name, size, option in (("low", low, "--from"), ("high", high, "--to"))
+    }
     target, path = chosen_target(request), Path(out)
     if path.is_dir() or (path.exists() and not force):
         raise RequestError(f"{out} exists already: choose another name or pass --force")
@@ -190,8 +198,9 @@ def frontier(
                 "made with --calibrate FILE, or --calibrate FILE here beside an .slr"
             )
         points = budget_frontier(
-            source, target, budget_options(request, {}), menu, count=budgets, progress=progress
-        )
+            source, target, budget_options(request, {}), menu, count=budgets, **span,
+            progress=progress,
+        )  # fmt: skip
         unit = "divergence of the next token (nats)"
         if source.kind != "decoder":
             unit = "relative squared error of the output"

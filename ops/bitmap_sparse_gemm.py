@@ -115,6 +115,13 @@ def quantize_activations(
     return q.reshape(padded.shape), step
 
 
+def rounded_activations(X: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """What is left of activations f32 [M, K] at accuracy_level 4."""
+    q, step = quantize_activations(X)
+    by_block = q.reshape(len(X), -1, _BLOCK) * step[:, :, None]
+    return by_block.reshape(len(X), q.shape[1])[:, : X.shape[1]]
+
+
 def _int8_product(
     X: npt.NDArray[np.float32], packed: npt.NDArray[np.uint8], header: bitmap.Header
 ) -> npt.NDArray[np.float64]:

@@ -2,15 +2,17 @@
 
     for every pair of fresh processes, one for each artifact (which starts first is drawn):
         both load, touch their weights, warm up
-        rounds of four turns, base head head base or head base base head, until the time is up
+        rounds of two turns, base head, then head base, and so on, until the time is up
         -> log(head / base) of every round, by quantity; of the peak memory once
 
-Both processes of a pair are alive while they take turns of some 20 ms, one asleep while the other
-runs: a neighbour's burst of a second hits both sides of many rounds, where whole processes one
-after the other would each get a burst of their own. Several pairs are needed nevertheless, because
-a process keeps for its life what it drew at its start, such as where its pages lie: `sequential.py`
-counts pairs, not turns. The first half of the pairs is short so that a clear case ends early; the
-other half shares what is left of the time.
+Both processes of a pair are alive while they take turns of some 20 ms, or of one run that is
+longer, one asleep while the other runs: a neighbour's burst of a second hits both sides of many
+rounds, where whole processes one after the other would each get a burst of their own. On a shared
+machine a run differs from the next by a tenth or more, and what two in a row have in common is
+lost the more runs a turn has: the median of many short rounds is worth more than that of few long
+ones. Several pairs are needed nevertheless, because a process keeps for its life what it drew at
+its start, such as where its pages lie: `sequential.py` counts pairs, not turns. The first half of
+the pairs is short so that a clear case ends early; the other half shares what is left of the time.
 
 The error of a decision is bounded for each quantity by itself.
 """
@@ -27,16 +29,17 @@ from collections.abc import Iterator
 import numpy as np
 
 from slc.compiler.bench.process import OutOfTimeError, Process
-from slc.compiler.bench.ratios import decide, interval, pair_ratio, round_ratio
+from slc.compiler.bench.ratios import decide, interval, pair_ratio
 from slc.compiler.bench.sequential import HORIZON, Decision, Interval
 from slc.compiler.bench.subject import Subject
 from slc.compiler.progress import Progress
 
 MEMORY = "session memory"
-PAIR_SECONDS = 1.0  # of turns, after both sides are warm
-ROUNDS_LEAST = 3
+PAIR_SECONDS = 2.0  # of turns, after both sides are warm: some 30 rounds of a run of 35 ms
+ROUNDS_LEAST = 4
 TURN_SECONDS = 0.02
-RUNS_LEAST, RUNS_MOST = 3, 50  # of a turn: with three the median leaves out a burst
+RUNS_MOST = 50  # of a turn
+TRIAL_RUNS = 3  # by which the length of a turn is found
 WARM_RUNS = 3  # of a fresh process: onnxruntime plans its memory in the first two
 
 
@@ -174,7 +177,6 @@ class _Turns:
         self._deadline = deadline
         self._work = base.works[0]
         self._runs = 0
-        self._rounds = 0
 
     def run_pair(self, result: Comparison, seconds: float, *, head_first: bool) -> None:
         """One pair of fresh processes."""
@@ -187,9 +189,11 @@ class _Turns:
             rounds: dict[str, list[float]] = {q.name: [] for q in result.quantities}
             sides: dict[str, tuple[list[float], list[float]]] = {q: ([], []) for q in rounds}
             end = time.perf_counter() + seconds
+            # Rounds come in twos, one in either order: a drift leaves their median where it was.
             while time.perf_counter() < end or len(rounds[MEMORY]) < ROUNDS_LEAST:
-                self._round(base, head, rounds, sides)
-                rounds[MEMORY].append(0.0)  # counts the rounds
+                for order in ((base, head), (head, base)):
+                    self._round(base, head, order, rounds, sides)
+                    rounds[MEMORY].append(0.0)  # counts the rounds
             peaks = base.peak_bytes(), head.peak_bytes()
         rounds[MEMORY] = [math.log(peaks[1] / peaks[0])]
         sides[MEMORY] = ([float(peaks[0])], [float(peaks[1])])
@@ -199,30 +203,33 @@ class _Turns:
 
     def _runs_of_a_turn(self, base: Process) -> int:
         last = self._subjects[0].quantities[-1]
-        run_s = float(np.median(base.turn(self._work, 1, RUNS_LEAST)[last]))
+        run_s = float(np.median(base.turn(self._work, 1, TRIAL_RUNS)[last]))
         most = RUNS_MOST
         if self._subjects[0].load.decoder:
             most = max(1, min(most, self._subjects[0].load.steps_most - WARM_RUNS))
-        return int(min(most, max(RUNS_LEAST, math.ceil(TURN_SECONDS / run_s))))
+        return int(min(most, max(1, math.ceil(TURN_SECONDS / run_s))))
 
     def _round(
         self,
         base: Process,
         head: Process,
+        order: tuple[Process, Process],
         rounds: dict[str, list[float]],
         sides: dict[str, tuple[list[float], list[float]]],
     ) -> None:
-        """Four turns; the run before a turn's first is not timed: the caches are the other's."""
-        outer, inner = (base, head) if self._rounds % 2 == 0 else (head, base)
-        self._rounds += 1
-        turns = [side.turn(self._work, 1, self._runs) for side in (outer, inner, inner, outer)]
+        """A turn of each side, in `order`.
+
+        The run before a turn's first is not timed, because the caches are the other side's. Where a
+        turn is one long run that is left out: it would double the time, and cold caches are a small
+        part of such a run, and alike for both.
+        """
+        untimed = 1 if self._runs > 1 or self._subjects[0].load.decoder else 0
+        turns = {side: side.turn(self._work, untimed, self._runs) for side in order}
         for name in self._subjects[0].quantities:
-            medians = [float(np.median(turn[name])) for turn in turns]
-            pairs = [medians[0], medians[3]], [medians[1], medians[2]]
-            of_base, of_head = pairs if outer is base else pairs[::-1]
-            rounds[name].append(round_ratio(of_base, of_head))
-            sides[name][0].extend(of_base)
-            sides[name][1].extend(of_head)
+            of_base, of_head = (float(np.median(turns[side][name])) for side in (base, head))
+            rounds[name].append(math.log(of_head / of_base))
+            sides[name][0].append(of_base)
+            sides[name][1].append(of_head)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 
@@ -11,16 +10,6 @@ import numpy as np
 from slc.compiler.bench.sequential import ALPHA, Decision, Interval, repeated_interval
 
 BOOTSTRAP_SAMPLES = 1000
-
-
-def round_ratio(base: Sequence[float], head: Sequence[float]) -> float:
-    """log(head / base) of one round base, head, head, base: a linear drift cancels out.
-
-    Args:
-      base: seconds, the first and the last of the four turns.
-      head: seconds, the two between.
-    """
-    return statistics.fmean(map(math.log, head)) - statistics.fmean(map(math.log, base))
 
 
 def pair_ratio(rounds: Sequence[float]) -> float:

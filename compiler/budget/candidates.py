@@ -96,7 +96,7 @@ class Offer:
         linears = (linear,) if head is None else (linear, head)
         row = self._menu.linears.get(linear.name)
         options = [] if row is None else [
-            (choice, option.error * row.sensitivity)
+            (choice, (option.error + _activation_error(row, choice, head)) * row.sensitivity)
             for option in row.options
             if (choice := self._choice(linear, option, head)) is not None
         ]  # fmt: skip
@@ -193,6 +193,12 @@ class Offer:
             runs_nbits(self._target, self._source.graph, one, option.encoding, option.group)
             for one in readers
         )
+
+
+def _activation_error(row: MenuLinear, choice: Choice, head: Linear | None) -> float:
+    """What int8 activations lose; those of a head that is tied to a table are always int8."""
+    rounded = head is not None or choice.accuracy_level == INT8_LEVEL
+    return row.activation_error if rounded else 0.0
 
 
 def structured_names(source: Source) -> frozenset[str]:

@@ -10,6 +10,7 @@ import numpy as np
 from slc.compiler.budget.alternatives import Alternative
 from slc.compiler.budget.options import BudgetOptions
 from slc.compiler.budget.planning import Plan, plan
+from slc.compiler.budget.sizes import format_size
 from slc.compiler.errors import BudgetError, RequestError
 from slc.compiler.progress import Progress
 
@@ -52,9 +53,11 @@ def frontier(
     menu: Menu,
     *,
     count: int = 16,
+    low: int | None = None,
+    high: int | None = None,
     progress: Progress | None = None,
 ) -> list[Point]:
-    """`count` budgets from the smallest that fits to one at which every weight has 8 bits.
+    """`count` budgets, unless told from the smallest that fits to every weight in 8 bits.
 
     Args:
       source: the model.
@@ -62,16 +65,26 @@ def frontier(
       options: of the budget; its memory is not used.
       menu: predicts errors.
       count: budgets, evenly spaced.
+      low: bytes of the first.
+      high: bytes of the last.
       progress: called as progress(done, count, what).
 
     Raises:
-      RequestError: fewer than two budgets.
+      RequestError: fewer than two budgets, or the last is not above the first.
+      BudgetError: the first is below the smallest that fits.
     """
     if count < BUDGETS_MIN:
         raise RequestError(f"--budgets: got {count}, wanted at least {BUDGETS_MIN}")
-    low, high = _span(source, target, options, menu)
+    smallest, widest = _span(source, target, options, menu)
+    first, last = smallest if low is None else low, widest if high is None else high
+    if first >= last:
+        raise RequestError(
+            f"--from {format_size(first)} --to {format_size(last)}: wanted a last budget above the "
+            f"first; those that differ lie from {format_size(smallest, up=True)} to "
+            f"{format_size(widest, up=True)}"
+        )
     points = []
-    for done, mem in enumerate(np.linspace(low, high, count).astype(np.int64).tolist(), 1):
+    for done, mem in enumerate(np.linspace(first, last, count).astype(np.int64).tolist(), 1):
         asked = dataclasses.replace(options, mem_bytes=int(mem))
         points.append(_point(plan(source, target, asked, menu, compare=True), int(mem)))
         if progress is not None:

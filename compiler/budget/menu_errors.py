@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slc.compiler.budget.choice import Choice, Encoding
+from slc.compiler.budget.encodings import INT8_LEVEL
 
 if TYPE_CHECKING:
     from slc.compiler.structure.menu import MenuLinear, MenuOption, Prices
@@ -40,18 +41,22 @@ def predicted_error(
 
 def choice_error(menu: Prices, choice: Choice, structured: Collection[str] = ()) -> float:
     """What one Choice adds to the output error; arguments as of `predicted_error`."""
-    row = menu.linears.get(choice.linear)
-    if row is None or choice.shared_with is not None:
+    row = menu.linears.get(choice.shared_with or choice.linear)
+    if row is None:
         return 0.0
-    if choice.encoding == "dense":
-        return row.sensitivity * (whole_error(row) if choice.linear in structured else 0.0)
-    if choice.encoding == "full" and choice.value_type == "f16" and choice.linear in structured:
-        return row.sensitivity * whole_error(row)
-    if choice.encoding == "full":
-        return row.sensitivity * _full_error(row, choice)
-    return row.sensitivity * (
-        _sparse_error(row, choice) if choice.sparse else _dense_error(row, choice)
-    )
+    activations = row.activation_error if choice.accuracy_level == INT8_LEVEL else 0.0
+    if choice.shared_with is not None:  # what the table's codes lose is counted with the table
+        return row.sensitivity * activations
+    whole = choice.encoding == "dense" or (choice.encoding, choice.value_type) == ("full", "f16")
+    if whole and choice.linear in structured:
+        own = whole_error(row)
+    elif choice.encoding == "dense":
+        own = 0.0
+    elif choice.encoding == "full":
+        own = _full_error(row, choice)
+    else:
+        own = _sparse_error(row, choice) if choice.sparse else _dense_error(row, choice)
+    return row.sensitivity * (own + activations)
 
 
 def whole_error(row: MenuLinear) -> float:

@@ -4,7 +4,8 @@ Then an error is a part of the weight's squared norm, and every Linear counts al
 loses is a twelfth of the squared step, the step what takes the expected largest of a group to the
 last level; what a magnitude mask loses is the part of the norm that lies below its threshold, less
 r / min(N, K) for a residual adapter of rank r (SALR's bound, arXiv 2601.16991). Of a checkpoint the
-slices' own errors are known (CHECKPOINT.md) and taken instead.
+slices' own errors are known (CHECKPOINT.md) and taken instead. Activations in int8 lose what such
+weights lose.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ def typical_menu(source: Source) -> TypicalMenu:
     tables = {li.weight for li in source.linears if li.kind == "embedding"}
     return TypicalMenu(
         {
-            linear.name: MenuLinear(tuple(_options(source, linear)), 1.0, "")
+            linear.name: MenuLinear(
+                tuple(_options(source, linear)), 1.0, "", rounding_error(_LEVELS["i8"], _GROUP)
+            )
             for linear in source.linears
             if linear.kind == "embedding" or linear.weight not in tables
         }

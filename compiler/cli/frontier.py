@@ -19,6 +19,20 @@ def command(
     ],
     device: opt.Device = "host",
     budgets: Annotated[int, typer.Option(help="How many budgets.")] = 16,
+    low: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="The first budget, such as 40MB; left out: what just fits.",
+            show_default=False,
+        ),
+    ] = None,
+    high: Annotated[
+        str | None,
+        typer.Option(
+            "--to", help="The last; left out: every weight in 8 bits.", show_default=False
+        ),
+    ] = None,
     context: opt.Context = None,
     batch: opt.Batch = 1,
     calibrate: opt.Calibrate = None,
@@ -31,8 +45,8 @@ def command(
 
     with progress_bar() as progress:
         points, target = api.frontier(
-            model, out, device=device, budgets=budgets, context=context, batch=batch,
-            calibrate=calibrate, force=force, progress=progress,
+            model, out, device=device, budgets=budgets, low=low, high=high, context=context,
+            batch=batch, calibrate=calibrate, force=force, progress=progress,
         )  # fmt: skip
     print_frontier(people, points, out)
     if json:

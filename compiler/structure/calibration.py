@@ -8,6 +8,7 @@ to be undone and every row counts.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +25,7 @@ from slc.compiler.linear import Linear
 from slc.compiler.progress import Progress
 from slc.compiler.structure.instrument import Probe, Reduction, all_rows, instrument, sum_of_squares
 from slc.compiler.structure.texts import read_feeds, read_texts
+from slc.ops.bitmap_sparse_gemm import rounded_activations
 
 Array = npt.NDArray[Any]
 
@@ -83,7 +85,35 @@ def activation_grams(
     limit_tokens: int = LIMIT_TOKENS,
     progress: Progress | None = None,
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """H = E[x·xᵀ] of the input of every Linear of `linears` that isn't an embedding.
+    """H of `activation_moments`, whose arguments these are: f32 [K, K] by Linear name."""
+    moments = activation_moments(
+        source, path, linears, limit_tokens=limit_tokens, progress=progress
+    )
+    return {name: one.H for name, one in moments.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    """What is kept of the inputs x of a Linear.
+
+    Attributes:
+      H: E[x·xᵀ], f32 [K, K].
+      rounding: E[(x − x̂)²], x̂ being x in int8 as accuracy_level 4 rounds it, f64 [K].
+    """
+
+    H: npt.NDArray[np.float32]
+    rounding: npt.NDArray[np.float64]
+
+
+def activation_moments(
+    source: Source,
+    path: Path,
+    linears: list[Linear],
+    *,
+    limit_tokens: int = LIMIT_TOKENS,
+    progress: Progress | None = None,
+) -> dict[str, Moments]:
+    """Moments of the input of every Linear of `linears` that isn't an embedding.
 
     Args:
       source: the dense model.
@@ -93,27 +123,29 @@ def activation_grams(
       progress: called as progress(done, total, what), once per run of the graph.
 
     Returns:
-      f32 [K, K] by Linear name; Linears that read the same x share one array.
+      By Linear name; Linears that read the same x share one.
 
     Raises:
       RequestError: the file can't be read or doesn't suit the model.
       ModelError: the graph can't be run.
     """
     probes, outputs = _observe(source, path, linears, all_rows, limit_tokens, progress)
-    grams: dict[Probe, _Gram] = {}
+    sums: dict[Probe, _Sums] = {}
     for probe, rows, _ in outputs:
-        grams.setdefault(probe, _Gram(rows.shape[1])).add(rows)
-    shared: dict[tuple[Probe, ...], npt.NDArray[np.float32]] = {}
+        sums.setdefault(probe, _Sums(rows.shape[1])).add(rows)
+    shared: dict[tuple[Probe, ...], Moments] = {}
     for some in probes.values():
         if tuple(some) not in shared:
-            parts = [grams[probe] for probe in some]
-            total = np.sum([gram.total() for gram in parts], axis=0)
-            shared[tuple(some)] = total / np.float32(max(1, sum(gram.rows for gram in parts)))
+            parts = [sums[probe] for probe in some]
+            rows_in_all = max(1, sum(part.rows for part in parts))
+            gram = np.sum([part.gram() for part in parts], axis=0)
+            rounding = np.sum([part.rounding for part in parts], axis=0)
+            shared[tuple(some)] = Moments(gram / np.float32(rows_in_all), rounding / rows_in_all)
     return {name: shared[tuple(some)] for name, some in probes.items()}
 
 
-class _Gram:
-    """Σ x·xᵀ over rows that arrive in small pieces: f32 [K, K]."""
+class _Sums:
+    """Σ x·xᵀ, f32 [K, K], and Σ (x − x̂)², f64 [K], over rows that arrive in small pieces."""
 
     ROWS_AT_ONCE = 1024  # enough for BLAS to run at its full speed
 
@@ -121,16 +153,19 @@ class _Gram:
         self.rows = 0
         self._waiting: list[npt.NDArray[np.float32]] = []
         self._sum = np.zeros((width, width), np.float32)
+        self.rounding = np.zeros(width)
 
     def add(self, rows: npt.NDArray[np.float32]) -> None:
         """Takes rows f32 [n, K]."""
         self.rows += len(rows)
+        lost = rows - rounded_activations(rows)
+        self.rounding += np.square(lost).sum(axis=0, dtype=np.float64)
         self._waiting.append(rows)
         if sum(map(len, self._waiting)) >= self.ROWS_AT_ONCE:
-            self.total()
+            self.gram()
 
-    def total(self) -> npt.NDArray[np.float32]:
-        """The sum so far."""
+    def gram(self) -> npt.NDArray[np.float32]:
+        """Σ x·xᵀ so far."""
         if self._waiting:
             stack = np.concatenate(self._waiting)
             self._sum += stack.T @ stack

@@ -8,6 +8,7 @@ at most sqrt(2/m); all options of a Linear see the same G, so that their order s
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from slc.compiler.structure.decomposition import F32
 from slc.compiler.structure.oats import column_scale
@@ -36,3 +37,15 @@ class LayerError:
     def of(self, E: F32) -> float:
         """tr(E·H·Eᵀ), or its estimate."""
         return float(np.square(E @ self._sketched).sum(dtype=np.float64))
+
+
+def activation_error(W: F32, rounding: npt.NDArray[np.float64]) -> float:
+    """What int8 activations add to the squared error of an output row, whatever W is stored as.
+
+    The roundings of two columns have nothing in common, so it is Σₖ E[(x − x̂)ₖ²]·‖W[:, k]‖².
+
+    Args:
+      W: f32 [N, K].
+      rounding: f64 [K], as in calibration.py's Moments.
+    """
+    return float(np.square(W).sum(axis=0, dtype=np.float64) @ rounding)

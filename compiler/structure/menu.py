@@ -27,7 +27,7 @@ from slc.compiler.structure.records import INDEX_FILE
 
 FOLDER = "menu"
 INDEX = "menu.json"
-VERSION = 1
+VERSION = 2
 INT4_GROUPS = (32, 64, 128)
 CORRECTED_GROUP = 64  # of int4, whose residual the correction is of
 _REMEDY = f"delete the folder {FOLDER!r} in the checkpoint and make it again by --calibrate"
@@ -65,11 +65,13 @@ class MenuLinear:
       options: in no order.
       sensitivity: what an error of 1 adds to the model's output error, for small errors.
       file: with its codes, below the folder.
+      activation_error: what options lose beside their own error where activations are int8.
     """
 
     options: tuple[MenuOption, ...]
     sensitivity: float
     file: str
+    activation_error: float = 0.0
 
 
 class Prices(Protocol):
@@ -113,6 +115,7 @@ class Menu:
                     tuple(_checked(MenuOption(**option)) for option in row["options"]),
                     _finite(row["sensitivity"]),
                     str(row["file"]),
+                    _finite(row["activation_error"]),
                 )
                 for name, row in document["linears"].items()
             }
@@ -224,6 +227,7 @@ def write_menu(
             name: {
                 "sensitivity": row.sensitivity,
                 "file": row.file,
+                "activation_error": row.activation_error,
                 "options": [dataclasses.asdict(option) for option in row.options],
             }
             for name, row in linears.items()

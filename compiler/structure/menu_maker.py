@@ -20,11 +20,11 @@ import numpy as np
 from slc.compiler.frontends.source import Source
 from slc.compiler.linear import Linear
 from slc.compiler.progress import Progress, as_stage
-from slc.compiler.structure.calibration import activation_grams
+from slc.compiler.structure.calibration import Moments, activation_moments
 from slc.compiler.structure.checkpoint import StructuredCheckpoint
 from slc.compiler.structure.decompose import in_turns, run_all
 from slc.compiler.structure.decomposition import F32
-from slc.compiler.structure.layer_error import LayerError
+from slc.compiler.structure.layer_error import LayerError, activation_error
 from slc.compiler.structure.menu import (
     CORRECTED_GROUP,
     FOLDER,
@@ -106,19 +106,19 @@ class _Maker:
         read_x = [linear for linear in self._linears if linear.kind != "embedding"]
         report = as_stage(progress, "pricing options")
         for some in in_turns(read_x):
-            grams = activation_grams(
+            moments = activation_moments(
                 self._source, text, some, progress=as_stage(progress, "calibration")
             )
-            run_all(partial(self._price, grams=grams), some, jobs, report, done, total)
+            run_all(partial(self._price, moments=moments), some, jobs, report, done, total)
             done += len(some)
         tables = [linear for linear in self._linears if linear.kind == "embedding"]
-        grams = self._of_tied_tables(tables, text, progress)
-        run_all(partial(self._price, grams=grams), tables, jobs, report, done, total)
+        moments = self._of_tied_tables(tables, text, progress)
+        run_all(partial(self._price, moments=moments), tables, jobs, report, done, total)
 
     def _of_tied_tables(
         self, tables: list[Linear], text: Path, progress: Progress | None
-    ) -> dict[str, F32]:
-        """H of what multiplies each table that is tied to a head, by the table's name.
+    ) -> dict[str, Moments]:
+        """Moments of what multiplies each table that is tied to a head, by the table's name.
 
         The table's rows are also looked up, where every column counts alike: with the mean of the
         diagonal added to it, H weighs both. On SmolLM2 rounding in it leaves 0.037 nats of int4
@@ -128,22 +128,23 @@ class _Maker:
         tied = {table.name: heads[table.weight] for table in tables if table.weight in heads}
         if not tied:
             return {}
-        grams = activation_grams(
+        moments = activation_moments(
             self._source, text, list(tied.values()), progress=as_stage(progress, "calibration")
         )
         found = {}
         for table, head in tied.items():
-            H = grams[head.name].copy()
+            H = moments[head.name].H.copy()
             H[np.diag_indices_from(H)] += np.float32(np.trace(H) / len(H))
-            found[table] = H
+            found[table] = dataclasses.replace(moments[head.name], H=H)
         return found
 
-    def _price(self, linear: Linear, *, grams: Mapping[str, F32]) -> None:
+    def _price(self, linear: Linear, *, moments: Mapping[str, Moments]) -> None:
         """One Linear: its options and its file."""
         from safetensors.numpy import save_file
 
         W = np.ascontiguousarray(self._read(linear), np.float32)
-        H = grams.get(linear.name)
+        own = moments.get(linear.name)
+        H = None if own is None else own.H
         layer = None if H is None else LayerError(H)
         costly = linear.N * linear.K**2 > FEEDBACK_FLOPS_MAX
         made = dense_options(W, None if costly else H, layer)
@@ -155,7 +156,8 @@ class _Maker:
             options += slice_options(W, layer, self._checkpoint, linear.name)
         file = f"{self._source.linears.index(linear):05d}.safetensors"
         save_file(tensors, self._folder / file)
-        self._rows[linear.name] = MenuLinear(tuple(options), 0.0, file)
+        rounded = 0.0 if own is None else activation_error(W, own.rounding)
+        self._rows[linear.name] = MenuLinear(tuple(options), 0.0, file, rounded)
         self._probe_errors[linear.name] = made.probe[1]
 
     def measured(self, text: Path, progress: Progress | None) -> dict[str, MenuLinear]:

@@ -1,6 +1,7 @@
 """Quality at many budgets of one checkpoint: what slc chooses, and what else fits the same bytes.
 
-python tests/bench/bench_budget.py CHECKPOINT.slr [--budgets N] [--corpus FOLDER] [--json FILE]
+python tests/bench/bench_budget.py CHECKPOINT.slr [--budgets N] [--from MEM] [--to MEM]
+    [--corpus FOLDER | --dense FOLDER] [--json FILE]
 
 Every choice is exported and run in onnxruntime. An encoder is held against the dense model: mean
 cosine of the embeddings of 512 docstrings. A decoder's perplexity is that on the held-out ids of
@@ -43,6 +44,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--budgets", type=int, default=16)
+    parser.add_argument("--from", dest="low", help="the first budget, such as 40MB")
+    parser.add_argument("--to", dest="high", help="the last")
     parser.add_argument("--context", type=int, default=128)
     parser.add_argument("--dense", type=Path, help="the decoder that the checkpoint is from")
     parser.add_argument("--corpus", type=Path, help="of a decoder; else all-MiniLM-L6-v2's")
@@ -54,7 +57,7 @@ def main() -> None:
         quality = _quality(Path(scratch), asked.corpus, asked.dense, asked.sequences)
         points, _ = frontier(
             asked.checkpoint, Path(scratch) / "page.html", budgets=asked.budgets,
-            context=asked.context, calibrate=asked.calibrate,
+            low=asked.low, high=asked.high, context=asked.context, calibrate=asked.calibrate,
         )  # fmt: skip
         rows: list[dict[str, Any]] = []
         known: dict[Any, float] = {}

@@ -1,12 +1,13 @@
 """How often gate B is right: equal artifacts, planted slowdowns, a hogged core.
 
-    python tests/bench/bench_gate.py [--repeats 40] [--folder DIR] [--json FILE]
+    python tests/bench/bench_gate.py [--repeats 40] [--folder DIR] [--json FILE] [--only NAME]
 
 MiniLM, S + L in i4 at density .5 and rank 16, 1 x 128 tokens, --max-slowdown 5%. Slower heads have
 dense Linears more, as many as come nearest to 10 % and 20 % by a measurement of 24 pairs, whose
 result stands beside the counts: that is what was planted. Every comparison is a call of
 `compare` as `slc bench --against` makes it; the hog is a process that is bound to one core and
-computes throughout. Results so far are written after every comparison.
+computes throughout. Results so far are written after every comparison; `--only` makes one of the
+experiments and leaves the others' results in the file.
 """
 
 from __future__ import annotations
@@ -52,35 +53,44 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=40)
     parser.add_argument("--folder", type=Path, help="kept, and used again where it is there")
     parser.add_argument("--json", type=Path, default=RESULTS)
+    parser.add_argument("--only", choices=("quiet", "hogged"), help="equal and slower, or the hog")
     given = parser.parse_args()
     with contextlib.ExitStack() as stack:
         folder = given.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
-        run(folder, given.repeats, given.json)
+        run(folder, given.repeats, given.json, given.only)
 
 
-def run(folder: Path, repeats: int, out: Path) -> None:
+def run(folder: Path, repeats: int, out: Path, only: str | None) -> None:
     """All experiments in turns, so that each meets the machine in all its moods."""
     base, equal = make_artifacts(folder)
-    noise = paired(base, equal, seed=0, stop_early=False)
-    slower = plant(base, folder)
-    document: dict[str, Any] = {
-        **describe(max_slowdown=MAX_SLOWDOWN, time_limit_s=TIME_LIMIT_S, repeats=repeats),
-        "calibration": calibration("1x128", noise.quantities[0].pairs).to_json(MAX_SLOWDOWN),
-        "planted": {name: truth(base, head) for name, head in slower.items()},
-    }
-    heads = {"equal": equal, **slower, HOGGED: equal}
-    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in heads}
+    document: dict[str, Any] = describe(
+        max_slowdown=MAX_SLOWDOWN, time_limit_s=TIME_LIMIT_S, repeats=repeats
+    )
+    heads: dict[str, Path] = {}
+    if only != "hogged":
+        noise = paired(base, equal, seed=0, stop_early=False)
+        slower = plant(base, folder)
+        document["calibration"] = calibration("1x128", noise.quantities[0].pairs).to_json(
+            MAX_SLOWDOWN
+        )
+        document["planted"] = {name: truth(base, head) for name, head in slower.items()}
+        heads |= {"equal": equal, **slower}
+    if only != "quiet":
+        heads[HOGGED] = equal
+    if only and out.exists():
+        document = json.loads(out.read_text()) | document
+    found = document.setdefault("experiments", {})
+    found |= {name: {"comparisons": []} for name in heads}
     for i in range(repeats):
         for name, head in heads.items():
             with hog() if name == HOGGED else contextlib.nullcontext():
                 result = paired(base, head, seed=i + 1)
-            rows[name].append(row(result))
-            document["experiments"] = {n: summary(found) for n, found in rows.items() if found}
+            found[name] = summary([*found[name]["comparisons"], row(result)])
             out.write_text(json.dumps(document, indent=1) + "\n")
-            print(i, name, rows[name][-1], flush=True)
-    for name, found in document["experiments"].items():
-        print(name, found["decisions"], f"longest {found['seconds_longest']:.0f} s")
+            print(i, name, found[name]["comparisons"][-1], flush=True)
+    for name in heads:
+        print(name, found[name]["decisions"], f"longest {found[name]['seconds_longest']:.0f} s")
 
 
 def make_artifacts(folder: Path) -> tuple[Path, Path]:

@@ -6,8 +6,6 @@ import dataclasses
 
 import numpy as np
 
-from slc.compiler.bench.ratios import round_ratio
-
 
 @dataclasses.dataclass(frozen=True)
 class Noise:
@@ -32,7 +30,7 @@ class Noise:
 
 def pair(rng: np.random.Generator, ratio: float, noise: Noise, rounds: int) -> list[float]:
     """log(head / base) of the rounds of one pair of processes whose true ratio is `ratio`."""
-    sides = np.array(([0, 1, 1, 0], [1, 0, 0, 1]) * rounds)[:rounds]  # [rounds, 4]
+    sides = np.array(([0, 1], [1, 0]) * rounds)[:rounds]  # [rounds, 2]
     offsets = rng.normal([0.0, np.log(ratio)], noise.process)
     times = (offsets[sides] + rng.normal(0, noise.turn, sides.shape)).reshape(-1)
     flat = sides.reshape(-1)
@@ -43,8 +41,7 @@ def pair(rng: np.random.Generator, ratio: float, noise: Noise, rounds: int) -> l
         hit = (flat[start:stop] == victim) | (not noise.one_sided)
         factor = np.log(rng.uniform(1, noise.burst_factor))
         bursts[start:stop] = np.maximum(bursts[start:stop], hit * factor)
-    seconds = np.exp(times + bursts).reshape(rounds, 4)
-    return [
-        round_ratio(row[side == 0], row[side == 1])
-        for row, side in zip(seconds, sides, strict=True)
-    ]
+    logs = np.take_along_axis(
+        (times + bursts).reshape(rounds, 2), np.argsort(sides, axis=1), axis=1
+    )
+    return [float(head - base) for base, head in logs]

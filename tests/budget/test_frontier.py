@@ -16,7 +16,8 @@ from slc.compiler.artifact.schema import load_schema
 from slc.compiler.budget import BudgetOptions
 from slc.compiler.budget.frontier import Point, frontier, point_json
 from slc.compiler.budget.typical import typical_menu
-from slc.compiler.errors import RequestError
+from slc.compiler.errors import BudgetError, RequestError
+from slc.compiler.frontends.source import Source
 from slc.compiler.report.frontier_page import page
 from slc.compiler.report.plot import WIDE
 from slc.compiler.structure.decompose import decompose
@@ -26,11 +27,15 @@ TARGET = load("x86-64-avx2")
 
 
 @pytest.fixture(scope="module")
-def points(tmp_path_factory: pytest.TempPathFactory) -> list[Point]:
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     folder = tmp_path_factory.mktemp("frontier")
     source = dataclasses.replace(mlp((256, 512, 384, 256)), workdir=folder)
     checkpoint = decompose(source, folder / "m.slr", method="salr", density=0.6, rank=16)
-    source = dataclasses.replace(source, checkpoint=checkpoint)
+    return dataclasses.replace(source, checkpoint=checkpoint)
+
+
+@pytest.fixture(scope="module")
+def points(source: Source) -> list[Point]:
     return frontier(
         source, TARGET, BudgetOptions(context=32), typical_menu(source), count=6
     )  # fmt: skip
@@ -83,3 +88,20 @@ def test_one_budget_is_no_spectrum(tmp_path: Path) -> None:
     source = mlp((64, 64))
     with pytest.raises(RequestError, match="--budgets: got 1, wanted at least 2"):
         frontier(source, TARGET, BudgetOptions(), typical_menu(source), count=1)
+
+
+def test_a_part_of_the_spectrum(points: list[Point], source: Source) -> None:
+    low, high = points[1].mem_bytes, points[3].mem_bytes
+    part = frontier(
+        source, TARGET, BudgetOptions(context=32), typical_menu(source), count=3, low=low, high=high
+    )
+    assert part == points[1:4]
+
+
+def test_a_span_that_is_none_is_refused(points: list[Point], source: Source) -> None:
+    options, menu = BudgetOptions(context=32), typical_menu(source)
+    first, last = points[0].mem_bytes, points[-1].mem_bytes
+    with pytest.raises(RequestError, match=r"--from .* --to .* wanted a last budget above"):
+        frontier(source, TARGET, options, menu, low=last, high=first)
+    with pytest.raises(BudgetError, match="the smallest that fits is"):
+        frontier(source, TARGET, options, menu, low=first // 2)
