@@ -65,12 +65,26 @@ def repriced(
     try:
         shutil.copytree(source.checkpoint.path, partial, ignore=shutil.ignore_patterns(FOLDER))
         price(source, StructuredCheckpoint(partial), request, progress)
-        if replace:
-            shutil.rmtree(path, ignore_errors=True)
-        partial.rename(path)
+        _put_in_place(partial, path, replace=replace)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return StructuredCheckpoint(path)
+
+
+def _put_in_place(partial: Path, path: Path, *, replace: bool) -> None:
+    """Renames; a checkpoint that is replaced is there until the new one is, or comes back."""
+    if not (replace and path.exists()):
+        partial.rename(path)
+        return
+    aside = path.with_name(f".{path.name}.replaced")
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
+    try:
+        partial.rename(path)
+    except OSError:
+        aside.rename(path)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def menu_of_checkpoint(

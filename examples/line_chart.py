@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from html import escape
 from itertools import cycle
 
+from slc.compiler.report.plot import Axis
+
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 WIDTH, HEIGHT = 430, 320  # of a panel
 LEFT, RIGHT, TOP, BOTTOM = 62, 415, 34, 268  # of its axes
-TICKS = 5
 
 Points = Sequence[tuple[float, float]]
 
@@ -57,47 +58,6 @@ def svg(panels: Sequence[Panel], columns: int = 3) -> str:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Axis:
-    """A linear or logarithmic scale from values to pixels."""
-
-    low: float
-    high: float
-    start: float
-    stop: float
-    log: bool = False
-
-    def __call__(self, value: float) -> float:
-        low, high, value = (
-            (math.log10(v) for v in (self.low, self.high, value))
-            if self.log
-            else (self.low, self.high, value)
-        )
-        part = (value - low) / (high - low) if high > low else 0.5
-        return self.start + (self.stop - self.start) * part
-
-    def ticks(self) -> list[float]:
-        """Round values inside the scale."""
-        if self.log:
-            return self._powers()
-        step = _round_step((self.high - self.low) / TICKS)
-        first = math.ceil(self.low / step - 1e-9)
-        last = math.floor(self.high / step + 1e-9)
-        return [i * step for i in range(first, last + 1)]
-
-    def _powers(self) -> list[float]:
-        exponents = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-        digits = (1, 2, 5) if len(exponents) <= TICKS else (1,)
-        values = [digit * 10.0**e for e in exponents for digit in digits]
-        return [value for value in values if self.low <= value <= self.high]
-
-
-def _round_step(step: float) -> float:
-    """The next of 1, 2, 5 times a power of ten."""
-    power = 10.0 ** math.floor(math.log10(step)) if step > 0 else 1.0
-    return next(digit * power for digit in (1, 2, 5, 10) if digit * power >= step)
-
-
 def _panel(panel: Panel) -> list[str]:
     points = [point for series in panel.series.values() for point in series]
     if not points:
@@ -106,8 +66,8 @@ def _panel(panel: Panel) -> list[str]:
     ys = [y for _, y in points if y > 0 or not panel.log] + list(panel.levels.values())
     ys = ys or [1.0]  # a log panel of nothing but zeros
     low, high = (min(ys), max(ys)) if panel.log else (min(0.0, *ys), max(ys))
-    across = _Axis(min(xs), max(xs), LEFT, RIGHT)
-    up = _Axis(low, high * 1.05 if high > low else low + 1.0, BOTTOM, TOP, panel.log)
+    across = Axis(min(xs), max(xs), LEFT, RIGHT)
+    up = Axis(low, high * 1.05 if high > low else low + 1.0, BOTTOM, TOP, panel.log)
     parts = [_text((LEFT + RIGHT) / 2, 20, panel.title, "middle", 14)]
     for value in up.ticks():
         parts.append(_line(LEFT, up(value), RIGHT, up(value), "#ddd"))

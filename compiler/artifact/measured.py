@@ -42,7 +42,7 @@ def read_measured(path: Path, manifest_sha256: str, *, missing_ok: bool = False)
             f"{path}: got a file that can't be read ({error}), wanted what slc verify or slc bench "
             "wrote; delete it and measure again"
         ) from error
-    if isinstance(document, dict) and (timed := _timed(document)):
+    if isinstance(document, dict) and (timed := times(document)):
         document.setdefault("latency", timed)
     if problem := _problem(document):
         raise RequestError(
@@ -67,8 +67,8 @@ def _problem(document: Any) -> str | None:
     return problem
 
 
-def _timed(document: Json) -> Json:
-    """Times by what was timed, of the document of `slc bench`."""
+def times(document: Json) -> Json:
+    """Times by what was timed, of the document of `slc bench`: the part "latency"."""
     measured = document.get("measured")
     quantities = measured.get("quantities") if isinstance(measured, dict) else None
     found = quantities if isinstance(quantities, list) else []

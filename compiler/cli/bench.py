@@ -78,7 +78,11 @@ def command(
     ] = None,
     seconds: Annotated[float, typer.Option(help="Of warm runs, where no base is given.")] = 6.0,
     output: Annotated[
-        Path | None, typer.Option(help="Also write the JSON document to this file.")
+        Path | None,
+        typer.Option(
+            help="Also write the JSON document to this file; ARTIFACT/measured.json takes the "
+            "times alone and keeps what slc verify put there."
+        ),
     ] = None,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="A summary in Markdown on stdout, for CI.")
@@ -90,7 +94,8 @@ def command(
     from slc.compiler.bench.request import BenchRequest
     from slc.compiler.bench.tables import markdown as to_markdown
 
-    _check_output(output, markdown=markdown, json=json)
+    plain = against is None and not (counts_only or calibrate or cold)
+    _check_output(artifact, output, plain=plain, markdown=markdown, json=json)
     request = BenchRequest(
         max_slowdown=max_slowdown, max_growth=max_growth, max_p90_ms=max_p90,
         time_limit_s=time_limit, seconds=seconds, batch=batch, context=context, threads=threads,
@@ -103,7 +108,7 @@ def command(
     if markdown:
         typer.echo(to_markdown(report))
     if output is not None:
-        _write(output, report)
+        _write(artifact, output, report)
     if json:
         emit(report.to_json())
     if report.exit_code:
@@ -123,10 +128,17 @@ def _print(report: BenchReport) -> None:
     people.print(f"[bold {_COLOURS[report.verdict]}]{report.verdict}[/]")
 
 
-def _check_output(output: Path | None, *, markdown: bool, json: bool) -> None:
+def _check_output(
+    artifact: Path, output: Path | None, *, plain: bool, markdown: bool, json: bool
+) -> None:
     """Before minutes of work: where the results go."""
     from slc.compiler.errors import RequestError
 
+    if output is not None and _is_measured(artifact, output) and not plain:
+        raise RequestError(
+            f"--output: got {output}, which keeps the times of slc bench ARTIFACT alone: name "
+            "another file for a comparison, counts, cold starts or a calibration"
+        )
     if markdown and json:
         raise RequestError("--markdown and --json both want stdout: use --output FILE for the JSON")
     if output is not None and not output.resolve().parent.is_dir():
@@ -135,11 +147,23 @@ def _check_output(output: Path | None, *, markdown: bool, json: bool) -> None:
         raise RequestError(f"--output: got {output}, a folder: name a file")
 
 
-def _write(output: Path, report: BenchReport) -> None:
+def _write(artifact: Path, output: Path, report: BenchReport) -> None:
+    """The document; to the artifact's own measured.json its times, beside what is there."""
     from slc.compiler.artifact.manifest import write_json
+    from slc.compiler.artifact.measured import keep_measured, times
     from slc.compiler.errors import RequestError
 
+    document = report.to_json()
+    if _is_measured(artifact, output):
+        keep_measured(artifact, None, "latency", times(document))
+        return
     try:
-        write_json(output, report.to_json())
+        write_json(output, document)
     except OSError as error:
         raise RequestError(f"--output: {output} can't be written: {error.strerror}") from error
+
+
+def _is_measured(artifact: Path, output: Path) -> bool:
+    from slc.compiler.artifact.manifest import MEASURED_FILE
+
+    return output.resolve() == (artifact / MEASURED_FILE).resolve()

@@ -37,10 +37,15 @@ class Axis:
         return math.log(value) if self.log else value
 
     def ticks(self, count: int = 5) -> list[float]:
-        """About `count` round values within the ends; powers of 10 when logarithmic."""
+        """About `count` round values within the ends.
+
+        When logarithmic powers of 10, and 2 and 5 times those where powers are few.
+        """
         if self.log:
-            first, last = math.ceil(math.log10(self.low)), math.floor(math.log10(self.high))
-            return [10.0**power for power in range(first, last + 1)]
+            low, high = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
+            digits = (1, 2, 5) if high - low < count else (1,)
+            values = [digit * 10.0**power for power in range(low, high + 1) for digit in digits]
+            return [value for value in values if self.low <= value <= self.high]
         span = (self.high - self.low) or abs(self.high) or 1.0
         power = 10.0 ** math.floor(math.log10(span / count))
         step = next(m * power for m in (1, 2, 5, 10) if m * power >= span / count)

@@ -40,8 +40,12 @@ def checked(report: BenchReport) -> dict[str, Any]:
 
 
 def slc(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return slc_command("bench", *arguments)
+
+
+def slc_command(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "slc.compiler.cli", "bench", *map(str, arguments)],
+        [sys.executable, "-m", "slc.compiler.cli", *map(str, arguments)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
 
@@ -78,6 +82,22 @@ def test_an_artifact_by_itself(mlp_base: Path) -> None:
     assert measured["session_bytes"]["median"] > 0
     assert document["gate_counts"] is None
     assert document["gate_paired"] is None
+
+
+def test_times_beside_what_verify_found(mlp_copy: Path) -> None:
+    file = mlp_copy / "measured.json"
+    assert slc_command("verify", mlp_copy).returncode == 0
+    found = json.loads(file.read_text())["verify"]
+    done = slc(mlp_copy, "--seconds", 0.2, "--output", file)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(file.read_text())
+    assert document["verify"] == found
+    (timed,) = document["latency"].values()
+    assert timed["p50_ms"] > 0
+    refused = slc(mlp_copy, "--counts-only", "--against", mlp_copy, "--output", file)
+    assert refused.returncode == 2
+    assert "name another file" in refused.stderr
+    assert json.loads(file.read_text()) == document
 
 
 def test_lengths_where_they_are_open(tmp_path: Path) -> None:
