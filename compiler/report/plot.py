@@ -43,7 +43,7 @@ class Axis:
         """
         if self.log:
             low, high = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
-            digits = (1, 2, 5) if high - low < count else (1,)
+            digits = (1, 2, 5) if 2 * (high - low) <= count else (1,)
             values = [digit * 10.0**power for power in range(low, high + 1) for digit in digits]
             return [value for value in values if self.low <= value <= self.high]
         span = (self.high - self.low) or abs(self.high) or 1.0

@@ -51,7 +51,7 @@ def test_fails_with_names(pytester: pytest.Pytester, mlp_base: Path, tmp_path: P
 
 @pytest.mark.parametrize("option", ["skip", "fail"])
 def test_inconclusive(pytester: pytest.Pytester, mlp_base: Path, option: str) -> None:
-    text = TESTS.replace("threads=1,", "threads=1, time_limit_s=1,")
+    text = TESTS.replace("threads=1,", "threads=1, time_limit_s=2,")
     options = ["--slc-base", mlp_base.parent, "--slc-artifacts", mlp_base.parent]
     result = run(pytester, text, *options, "--slc-inconclusive", option)
     if option == "fail":
