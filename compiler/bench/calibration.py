@@ -15,10 +15,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from slc.compiler.bench.ratios import pair_ratio
-from slc.compiler.bench.sequential import largest_p_wrong
+from slc.compiler.bench.sequential import largest_p_wrong, pairs_least
 
 POWER = 0.95
-PAIRS_LEAST = 6  # as many as any decision takes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +74,7 @@ def _spread(ratios: Sequence[float]) -> float:
     The sign of a ratio is chance, the sides being equal, so both signs are pooled: a distance on
     one side is exceeded half as often as |ratio| is.
     """
-    if len(ratios) < PAIRS_LEAST:
+    if len(ratios) < pairs_least():
         return math.inf
     p = largest_p_wrong(POWER)
     distances = sorted(map(abs, ratios))

@@ -35,7 +35,7 @@ from slc.compiler.bench.subject import Subject
 from slc.compiler.progress import Progress
 
 MEMORY = "session memory"
-PAIR_SECONDS = 2.0  # of turns, after both sides are warm: some 30 rounds of a run of 35 ms
+PAIR_SECONDS = 1.6  # of turns, after both sides are warm: 22 rounds of a run of 35 ms
 ROUNDS_LEAST = 4
 TURN_SECONDS = 0.02
 RUNS_MOST = 50  # of a turn

@@ -17,7 +17,9 @@ Inverting the test gives a repeated confidence interval of the median by order s
 and Turnbull 1989, "Interim analyses: the repeated confidence interval approach"): its lower end is
 above the limit exactly when the test says so.
 
-The small power makes the first look, six pairs that agree, as early as 2.5 % allows: 2⁻⁶ = 1.6 %.
+The power trades the first look against the second. All of α on six pairs that agree (2⁻⁶ = 1.6 %)
+leaves so little that one dissenter is forgiven at eleven; with ½ seven must agree, and one is
+forgiven at ten.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from typing import Literal
 
 HORIZON = 24  # pairs at most
 ALPHA = 0.025  # of each side: an interval of 95 %
-SPENDING_POWER = 1 / 3
+SPENDING_POWER = 1 / 2
 
 Decision = Literal["regression", "pass", "undecided"]
 
@@ -59,6 +61,11 @@ def wrong_side_most(alpha: float = ALPHA, horizon: int = HORIZON) -> tuple[int, 
         undecided = {wrong: p for wrong, p in undecided.items() if wrong > most}
         allowed.append(most)
     return tuple(allowed)
+
+
+def pairs_least() -> int:
+    """As few as any decision takes."""
+    return next(n for n, most in enumerate(wrong_side_most()) if most >= 0)
 
 
 def _step(walk: dict[int, float], p_wrong: float) -> dict[int, float]:

@@ -16,6 +16,7 @@ from slc.compiler.bench.sequential import (
     Decision,
     Interval,
     largest_p_wrong,
+    pairs_least,
     repeated_interval,
     stopping_probability,
     wrong_side_most,
@@ -36,9 +37,9 @@ def test_error_at_the_limit_is_what_all_sign_sequences_say() -> None:
 
 
 def test_no_pair_of_its_own_decides() -> None:
-    assert wrong_side_most()[:6] == (-1,) * 6
-    assert wrong_side_most()[6] == 0
-    for n in range(6):
+    assert pairs_least() == 7
+    assert wrong_side_most()[:8] == (-1,) * 7 + (0,)
+    for n in range(7):
         assert repeated_interval([9.0] * n) == Interval(-math.inf, math.inf)
 
 
@@ -133,7 +134,7 @@ def test_bootstrap_is_reproducible_and_holds_the_median() -> None:
 
 def test_few_rounds_widen_the_interval() -> None:
     """Medians that agree by chance do not decide: each pair's own doubt counts."""
-    rounds = [[0.0, 0.06, 0.12]] * 6
+    rounds = [[0.0, 0.06, 0.12]] * pairs_least()
     said = interval(rounds)
     assert said.low < LIMIT < pair_ratio(rounds[0])
-    assert repeated_interval([0.06] * 6).low > LIMIT
+    assert repeated_interval([0.06] * pairs_least()).low > LIMIT
