@@ -1,4 +1,4 @@
-"""Streams a model into `model.onnx` and `model.onnx.data`, one tensor in memory at a time.
+"""Streams a model into `model.onnx` and `model.onnx.data`, a few tensors in memory at a time.
 
 The graph libraries' own writers do not align offsets, and a kernel that reads a mapped blob
 inherits whatever alignment the file has: here every tensor starts at a multiple of 64 bytes (a
@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +23,7 @@ import onnx_ir as ir
 from slc.compiler.errors import ModelError, PostconditionError
 from slc.compiler.frontends.onnx_file import TOLERATED
 from slc.compiler.progress import Progress
+from slc.targets.detect import usable_cores
 
 MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
@@ -30,6 +33,7 @@ LARGE_BYTES = 1 << 20  # from here on a tensor starts on a page of its own
 INLINE_BYTES = 256  # smaller tensors stay in model.onnx
 SHAPE_CONSTANT_BYTES = 8192  # integer vectors up to here too: shape inference wants to read them
 _CHUNK_BYTES = 1 << 22
+AHEAD_BYTES = 32 << 20  # of lazy tensors that are evaluated while others are written
 _INTEGERS = frozenset({ir.DataType.INT32, ir.DataType.INT64})
 _PACKED_OP = "BitmapSparseGemm"
 
@@ -89,17 +93,26 @@ def _write_tensors(
     done = 0
     offsets: dict[object, int] = {}
     records = []
-    for value in values:
+    inline = [
+        value.const_value is not None
+        and _stays_inline(value, value.const_value, is_packed=value in packed)
+        for value in values
+    ]
+    sources = _evaluated(
+        [None if here else v.const_value for v, here in zip(values, inline, strict=True)]
+    )
+    for value, here in zip(values, inline, strict=True):
+        source = next(sources)  # not by zip, which would keep it while the next one is made
         tensor, name = value.const_value, value.name
         if tensor is None or name is None:
             continue
         offset = None
-        if _stays_inline(value, tensor, is_packed=value in packed):
+        if here:
             value.const_value = _in_memory(tensor, name)
         else:
             key = _identity(tensor)
             if key not in offsets:
-                offsets[key] = _append(file, tensor, name)
+                offsets[key] = _append(file, tensor, source, name)
             offset = offsets[key]
             value.const_value = ir.ExternalTensor(
                 DATA_FILE,
@@ -114,6 +127,7 @@ def _write_tensors(
                 name, tensor.dtype.name, tuple(tensor.shape.numpy()), tensor.nbytes, offset
             )
         )
+        del source
         done += tensor.nbytes
         if progress is not None:
             progress(done, total, name)
@@ -147,15 +161,47 @@ def _identity(tensor: ir.TensorProtocol) -> object:
     return id(tensor)
 
 
-def _append(file: BinaryIO, tensor: ir.TensorProtocol, name: str) -> int:
-    """Writes the bytes of `tensor` at the next aligned offset and returns it."""
+def _evaluated(
+    tensors: Sequence[ir.TensorProtocol | None],
+) -> Iterator[ir.TensorProtocol | None]:
+    """The tensors in their order, each lazy one evaluated once.
+
+    Several at a time, of AHEAD_BYTES together at most; a larger one by itself.
+    """
+    waiting: deque[tuple[int, Future[ir.TensorProtocol]]] = deque()
+    distinct: dict[int, ir.LazyTensor] = {}
+    for tensor in tensors:
+        if isinstance(tensor, ir.LazyTensor):
+            distinct.setdefault(id(tensor), tensor)
+    queue = deque(distinct.values())
+    held = 0
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        for tensor in tensors:
+            if not isinstance(tensor, ir.LazyTensor) or distinct.pop(id(tensor), None) is None:
+                yield tensor  # nothing to evaluate, or written before
+                continue
+            while queue and (not waiting or held + queue[0].nbytes <= AHEAD_BYTES):
+                following = queue.popleft()
+                held += following.nbytes
+                waiting.append((following.nbytes, pool.submit(following.raw)))
+            size, future = waiting.popleft()
+            result: ir.TensorProtocol | None = future.result()
+            del future
+            yield result
+            result = None  # before the next one is begun
+            held -= size
+
+
+def _append(
+    file: BinaryIO, tensor: ir.TensorProtocol, source: ir.TensorProtocol | None, name: str
+) -> int:
+    """Writes the bytes of `tensor`, which `source` has, at the next aligned offset; returns it."""
     alignment = PAGE_BYTES if tensor.nbytes >= LARGE_BYTES else ALIGNMENT_BYTES
     file.write(b"\0" * (-file.tell() % alignment))
     offset = file.tell()
-    source = tensor.raw() if isinstance(tensor, ir.LazyTensor) else tensor
     if isinstance(source, ir.ExternalTensor):
         _copy_range(file, source)
-    else:
+    elif source is not None:
         _write_array(file, source)
     if file.tell() - offset != tensor.nbytes:
         raise PostconditionError(

