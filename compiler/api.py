@@ -177,10 +177,8 @@ def frontier(
     from slc.compiler.report.frontier_page import page
 
     request = make_request(options)
-    span = {
-        name: None if size is None else parse_size(size, option)
-        for name, size, option in (("low", low, "--from"), ("high", high, "--to"))
-    }
+    first = None if low is None else parse_size(low, "--from")
+    last = None if high is None else parse_size(high, "--to")
     target, path = chosen_target(request), Path(out)
     if path.is_dir() or (path.exists() and not force):
         raise RequestError(f"{out} exists already: choose another name or pass --force")
@@ -198,8 +196,8 @@ def frontier(
                 "made with --calibrate FILE, or --calibrate FILE here beside an .slr"
             )
         points = budget_frontier(
-            source, target, budget_options(request, {}), menu, count=budgets, **span,
-            progress=progress,
+            source, target, budget_options(request, {}), menu, count=budgets, low=first,
+            high=last, progress=progress,
         )  # fmt: skip
         unit = "divergence of the next token (nats)"
         if source.kind != "decoder":

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slc.compiler.errors import RequestError
+from slc.compiler.folders import put_in_place
 from slc.compiler.progress import Progress, as_stage
 from slc.compiler.request import PathLike, Request
 from slc.compiler.request_plan import choose
@@ -65,26 +66,11 @@ def repriced(
     try:
         shutil.copytree(source.checkpoint.path, partial, ignore=shutil.ignore_patterns(FOLDER))
         price(source, StructuredCheckpoint(partial), request, progress)
-        _put_in_place(partial, path, replace=replace)
+        check_free(path, replace)  # again: it may have appeared meanwhile
+        put_in_place(partial, path, path.with_name(f".{path.name}.replaced"))
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return StructuredCheckpoint(path)
-
-
-def _put_in_place(partial: Path, path: Path, *, replace: bool) -> None:
-    """Renames; a checkpoint that is replaced is there until the new one is, or comes back."""
-    if not (replace and path.exists()):
-        partial.rename(path)
-        return
-    aside = path.with_name(f".{path.name}.replaced")
-    shutil.rmtree(aside, ignore_errors=True)
-    path.rename(aside)
-    try:
-        partial.rename(path)
-    except OSError:
-        aside.rename(path)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def menu_of_checkpoint(

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from slc.compiler.artifact.manifest import LIBRARY_FILE, UNHASHED, read_manifest
 from slc.compiler.errors import ArtifactError
+from slc.compiler.folders import put_in_place
 
 
 @contextlib.contextmanager
@@ -177,15 +178,5 @@ def _sync_one(path: Path) -> None:
 
 def _put_in_place(staging: Path, out: Path, force: bool) -> None:
     _check_destination(out, force)  # again: it may have appeared meanwhile
-    if not out.exists():
-        staging.rename(out)
-    else:
-        aside = out.parent / f".{out.name}.slc-replaced-{os.getpid()}"
-        out.rename(aside)
-        try:
-            staging.rename(out)
-        except OSError:
-            aside.rename(out)
-            raise
-        shutil.rmtree(aside)
+    put_in_place(staging, out, out.parent / f".{out.name}.slc-replaced-{os.getpid()}")
     _sync_one(out.parent)

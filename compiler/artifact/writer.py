@@ -33,7 +33,9 @@ LARGE_BYTES = 1 << 20  # from here on a tensor starts on a page of its own
 INLINE_BYTES = 256  # smaller tensors stay in model.onnx
 SHAPE_CONSTANT_BYTES = 8192  # integer vectors up to here too: shape inference wants to read them
 _CHUNK_BYTES = 1 << 22
-AHEAD_BYTES = 32 << 20  # of lazy tensors that are evaluated while others are written
+# Of evaluated tensors that are in memory together; while it is made, a blob takes several times its
+# size.
+AHEAD_BYTES = 32 << 20
 _INTEGERS = frozenset({ir.DataType.INT32, ir.DataType.INT64})
 _PACKED_OP = "BitmapSparseGemm"
 
@@ -112,6 +114,7 @@ def _write_tensors(
         else:
             key = _identity(tensor)
             if key not in offsets:
+                assert source is not None  # only that of what stays inline is
                 offsets[key] = _append(file, tensor, source, name)
             offset = offsets[key]
             value.const_value = ir.ExternalTensor(
@@ -192,16 +195,14 @@ def _evaluated(
             held -= size
 
 
-def _append(
-    file: BinaryIO, tensor: ir.TensorProtocol, source: ir.TensorProtocol | None, name: str
-) -> int:
+def _append(file: BinaryIO, tensor: ir.TensorProtocol, source: ir.TensorProtocol, name: str) -> int:
     """Writes the bytes of `tensor`, which `source` has, at the next aligned offset; returns it."""
     alignment = PAGE_BYTES if tensor.nbytes >= LARGE_BYTES else ALIGNMENT_BYTES
     file.write(b"\0" * (-file.tell() % alignment))
     offset = file.tell()
     if isinstance(source, ir.ExternalTensor):
         _copy_range(file, source)
-    elif source is not None:
+    else:
         _write_array(file, source)
     if file.tell() - offset != tensor.nbytes:
         raise PostconditionError(

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from slc.compiler.errors import RequestError
+from slc.compiler.folders import put_in_place, remove
 from slc.compiler.frontends.source import Source
 from slc.compiler.linear import Linear
 from slc.compiler.structure.base import write_base
@@ -192,22 +193,13 @@ class CheckpointWriter:
     def _recover(self) -> None:
         """Ends a replacement that was killed between its two renames, or after them."""
         if self.path.exists():
-            _remove(self._aside)
+            remove(self._aside)
         elif self._aside.exists():
             self._aside.rename(self.path)
 
     def _put_in_place(self) -> None:
         self._check_free()  # again: it may have appeared meanwhile
-        if not self.path.exists():
-            os.replace(self._partial, self.path)
-            return
-        self.path.rename(self._aside)
-        try:
-            os.replace(self._partial, self.path)
-        except OSError:
-            self._aside.rename(self.path)
-            raise
-        _remove(self._aside)
+        put_in_place(self._partial, self.path, self._aside)
 
     def _document(self) -> Json:
         rows = []
@@ -266,13 +258,6 @@ def _entry_of(file: Path, linear: Linear, fingerprint: str) -> Entry | None:
         return entry_from(linear, header["entry"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError):
         return None
-
-
-def _remove(folder: Path) -> None:
-    if folder.is_symlink():
-        folder.unlink()
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_safetensors(path: Path, entry: Entry, arrays: dict[str, Any], fingerprint: str) -> None:

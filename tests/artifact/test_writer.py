@@ -148,7 +148,7 @@ def test_duplicates_are_written_once(tmp_path: Path) -> None:
 def test_lazy_tensors_are_evaluated_once_and_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: int
 ) -> None:
-    """`ahead`: tensors that there is room for beside the one that is written."""
+    """`ahead`: tensors that there is room for, the one that is written among them."""
     monkeypatch.setattr(writer, "AHEAD_BYTES", 4 * 4096 * ahead)
     order: list[int] = []
     made: list[weakref.ref[ir.Tensor]] = []
