@@ -7,6 +7,7 @@ few megabytes.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from . import tiles
 from .blob_check import check
 from .blob_grid import Grid
 from .blob_header import BlobError, Header, read_header, write_header
@@ -89,7 +91,7 @@ def encode(
             which has one group.
         mask: bool [N, K], which values are stored; S != 0 when left out. Not for "full".
         encoding: how positions are kept; "delta" goes with "f16" and "i8", "full" stores them all.
-        layout: the order of i4 codes; "planes" goes with "i4".
+        layout: the order of values; "planes" goes with "i4", "tiles" (for GPUs) with "bitmap".
         grid: the scales and the codebook, where they have been chosen: a value on this grid is
             kept as it is. For "i8" and "i4", not for "delta".
 
@@ -104,6 +106,8 @@ def encode(
     if grid is not None:
         grid.check(n, k, kind)
     matrix = Matrix(S, mask, None if grid is None else grid.scales)
+    if layout == "tiles":
+        return _relaid(encode(S, value_type, group, mask, grid=grid), kind)
     masks = _encode_masks(matrix, encoding)
     blob, header, values = new_blob(masks, k, kind, matrix.exponent(kind))
     codebook = None if grid is None else grid.codebook
@@ -142,6 +146,36 @@ def new_blob(masks: Blob, k: int, kind: Kind, exponent: int) -> tuple[Blob, Head
     elif kind.encoding == "delta":
         _fill(header.gaps(blob), _gap_bytes(masks, k))
     return blob, header, blob[at.values : values_end]
+
+
+def _relaid(rows: Blob, kind: Kind) -> Blob:
+    """The same bitmap in the layout "tiles"."""
+    before = read_header(rows)
+    n, k, value_type = before.n, before.k, before.value_type
+    masks = tiles.relaid_masks(before.masks(rows), k)
+    starts = np.zeros(len(masks) + 1, np.uint64)
+    counts = popcount(masks).sum(axis=1, dtype=np.int64)
+    np.cumsum(tiles.units(counts, value_type), out=starts[1:])
+    if starts[-1] >= 2**32:
+        raise ValueError(f"S: got {starts[-1]} units of 16 bytes in tiles, wanted less than 2^32")
+    at = sections(n, k, before.nnz, kind, kind.tile_rows)
+    values_end = at.values + kind.values_bytes(int(starts[-1]))
+    blob = np.zeros(blob_end(values_end), np.uint8)
+    header = dataclasses.replace(
+        before, layout="tiles", values_offset=at.values, total_bytes=blob.size, crc32=0
+    )
+    header.starts(blob)[:] = starts
+    header.block_masks(blob)[:] = masks
+    if kind.group:
+        header.block_scales(blob)[:] = tiles.relaid_scales(before.scales(rows))
+    if value_type == "i4":
+        header.codebook(blob)[:] = before.codebook(rows)
+    stored = _stored_values(rows, before)
+    blob[at.values : values_end] = tiles.values_section(
+        header.starts(blob), n, k, value_type, stored
+    )
+    write_header(blob, header)
+    return blob
 
 
 def _check_matrix(S: Floats, mask: Bools | None) -> None:
@@ -253,6 +287,13 @@ def decode_integers(blob: Blob) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.fl
 
 def _decode_values(blob: Blob, header: Header) -> Iterator[tuple[slice, Any, Any]]:
     """(rows, index in the flattened rows, value without its scale) of everything stored."""
+    stored = tiles.stored_values if header.layout == "tiles" else _stored_values
+    for rows, at, values in stored(blob, header):
+        yield rows, at, header.codebook(blob)[values] if header.value_type == "i4" else values
+
+
+def _stored_values(blob: Blob, header: Header) -> Iterator[tuple[slice, Any, Any]]:
+    """The same with codes in place of i4 values, of any layout but "tiles"."""
     begin = 0
     section: Any = blob[header.values_offset :].view(_VALUE_DTYPES[header.value_type])
     for rows in chunks(header.n, header.k):
@@ -263,8 +304,7 @@ def _decode_values(blob: Blob, header: Header) -> Iterator[tuple[slice, Any, Any
         if header.value_type == "i4":
             counts = popcount(header.masks(blob)[rows]).reshape(-1)
             end = begin + int(run_bytes(counts, header.layout).sum(dtype=np.int64))
-            codes = unpack_runs(section[begin:end], counts, header.layout)
-            yield rows, at, header.codebook(blob)[codes]
+            yield rows, at, unpack_runs(section[begin:end], counts, header.layout)
         else:
             end = begin + at.size
             yield rows, at, section[begin:end]

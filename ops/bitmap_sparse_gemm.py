@@ -34,6 +34,10 @@ Then Y[m, n] is the sum over blocks of step[m, block] * scale[n, group of the bl
 entry of i4, 0 where nothing is stored. The inner sums are exact in int32, and below 2^24, so exact
 in float32 too; the outer one is accumulated in float32.
 
+The CUDA provider takes blobs in the layout "tiles" and accuracy_level 0 or 1. It multiplies on
+tensor cores: X in float32 is rounded to float16 first, so its magnitudes must stay below 65520, and
+sums are accumulated as those units do, in float32 with truncation.
+
 Native errors: a blob that FORMAT.md refuses, a `packed` that is not constant, another N, K, type or
 shape than the above, an accuracy_level that is not legal for the blob. Each says what was got and
 what was wanted.

@@ -11,6 +11,7 @@ from .blob_kinds import LEVELS, Blob
 from .blob_sections import blob_end
 from .code_runs import row_lengths
 from .positions import chunks, popcount
+from .tiles import bits_outside, units
 
 __all__ = ["check"]
 
@@ -35,6 +36,8 @@ def check(blob: Blob) -> None:
         _check_equal("nnz", header.nnz, header.n * header.k)
     if header.encoding == "delta":
         _check_gaps(blob, header)
+    elif header.layout == "tiles":
+        _check_blocks(blob, header)
     else:
         _check_masks(blob, header)
     if header.value_type == "i4":
@@ -72,6 +75,25 @@ def _check_masks(blob: Blob, header: Header) -> None:
         if last.any():
             row = int(np.flatnonzero(last)[0])
             raise BlobError(f"row {row} has a mask bit at or above K = {header.k}")
+
+
+def _check_blocks(blob: Blob, header: Header) -> None:
+    masks, starts = header.block_masks(blob), header.starts(blob)
+    counts = popcount(masks).sum(axis=1, dtype=np.int64)
+    wanted = np.zeros(len(starts), np.int64)
+    np.cumsum(units(counts, header.value_type), out=wanted[1:])
+    wrong = np.flatnonzero(starts != wanted)
+    if wrong.size:
+        at = int(wrong[0])
+        raise BlobError(f"starts[{at}]: got {starts[at]}, wanted {wanted[at]}")
+    if counts.sum() != header.nnz:
+        raise BlobError(f"mask bits: got {counts.sum()}, wanted nnz = {header.nnz}")
+    outside = bits_outside(masks, header.n, header.k)
+    if outside is not None:
+        row, column = outside
+        raise BlobError(
+            f"row {row}, column {column} has a mask bit beyond N = {header.n}, K = {header.k}"
+        )
 
 
 def _check_gaps(blob: Blob, header: Header) -> None:

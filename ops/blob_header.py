@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from .blob_kinds import ENCODINGS, LAYOUTS, VALUE_TYPES, Blob, Encoding, Kind, Layout, ValueType
 from .blob_sections import CODEBOOK_ENTRIES, HEADER_BYTES, Sections, sections
 from .positions import full_masks
+from .tiles import BLOCK_ROWS, MASK_BYTES, blocks_in, rows_of_masks, rows_of_scales
 
 __all__ = [
     "EXPONENT_MAX",
@@ -86,21 +88,36 @@ class Header:
         """Where the sections begin that these fields call for."""
         return sections(self.n, self.k, self.nnz, self.kind, self.tile_rows)
 
-    def starts(self, blob: Blob) -> npt.NDArray[np.uint64]:
-        """The starts of a blob with this header: [tiles + 1]."""
+    @property
+    def blocks(self) -> int:
+        """Blocks of 16 rows and 64 columns, of the layout "tiles"."""
+        return blocks_in(self.n, self.k)
+
+    def starts(self, blob: Blob) -> npt.NDArray[Any]:
+        """The starts of a blob with this header: u64 [tiles + 1]; u32 [blocks + 1] of "tiles"."""
         begin = self.sections.starts
+        if self.layout == "tiles":
+            return blob[begin : begin + 4 * (self.blocks + 1)].view("<u4")
         starts: npt.NDArray[np.uint64] = blob[begin : begin + 8 * (self.tiles + 1)].view("<u8")
         return starts
 
     def masks(self, blob: Blob) -> Blob:
         """The masks of a bitmap blob with this header as bytes: [N, 8 * words].
 
-        Those that a full blob would have are one row that stands for all, read-only.
+        Those that a full blob would have are one row that stands for all, read-only; those of
+        "tiles" are a copy in the order of rows.
         """
         if self.encoding == "full":
             return full_masks(self.n, self.k)
+        if self.layout == "tiles":
+            return rows_of_masks(self.block_masks(blob), self.n, self.k)
         begin = self.sections.where
         return blob[begin : begin + 8 * self.words * self.n].reshape(self.n, -1)
+
+    def block_masks(self, blob: Blob) -> Blob:
+        """The masks of a blob in the layout "tiles": bytes [blocks, 128]."""
+        begin = self.sections.where
+        return blob[begin : begin + MASK_BYTES * self.blocks].reshape(self.blocks, MASK_BYTES)
 
     def gaps(self, blob: Blob) -> Blob:
         """The bytes of a delta blob with this header that say which column is next: [nnz]."""
@@ -108,10 +125,21 @@ class Header:
         return blob[begin : begin + self.nnz]
 
     def scales(self, blob: Blob) -> npt.NDArray[np.float16]:
-        """The scales of a blob with this header, without the exponent: [N, groups]."""
+        """The scales of a blob with this header, without the exponent: [N, groups].
+
+        Those of "tiles" are a copy in the order of rows.
+        """
         begin = self.sections.scales
+        if self.layout == "tiles":
+            return rows_of_scales(self.block_scales(blob), self.n)
         scales: npt.NDArray[np.float16] = blob[begin : begin + 2 * self.n * self.groups].view("<f2")
         return scales.reshape(self.n, self.groups)
+
+    def block_scales(self, blob: Blob) -> npt.NDArray[np.float16]:
+        """The scales of a blob in the layout "tiles": [tiles, groups, 16]."""
+        begin, shape = self.sections.scales, (self.tiles, self.groups, BLOCK_ROWS)
+        scales: npt.NDArray[np.float16] = blob[begin : begin + 2 * math.prod(shape)].view("<f2")
+        return scales.reshape(shape)
 
     def codebook(self, blob: Blob) -> npt.NDArray[np.int8]:
         """The codebook of an i4 blob with this header: [16]."""
@@ -176,13 +204,13 @@ def read_header(blob: Blob) -> Header:
         crc,
     ) = _STRUCT.unpack(blob[:HEADER_BYTES].tobytes())
     delta, full = (ENCODINGS.get(encoding) == name for name in ("delta", "full"))
-    planes = VALUE_TYPES.get(value_type) == "i4" and not full
+    layouts = (0, 1, 2) if VALUE_TYPES.get(value_type) == "i4" else (0, 2)
     for name, got, wanted in (
         ("magic", magic, (MAGIC,)),
         ("version", version, (VERSION,)),
         ("encoding", encoding, tuple(ENCODINGS)),
         ("value_type", value_type, (1, 2) if delta else tuple(VALUE_TYPES)),
-        ("layout", layout, tuple(LAYOUTS) if planes else (0,)),
+        ("layout", layout, (0,) if delta or full else layouts),
         ("reserved", reserved, (0,)),
     ):
         if got not in wanted:
@@ -194,6 +222,8 @@ def read_header(blob: Blob) -> Header:
     if delta and tile_rows != 1:
         raise BlobError(f"tile_rows: got {tile_rows}, wanted 1 for delta")
     kind = Kind(ENCODINGS[encoding], VALUE_TYPES[value_type], LAYOUTS[layout], group)
+    if kind.layout == "tiles" and tile_rows != BLOCK_ROWS:
+        raise BlobError(f"tile_rows: got {tile_rows}, wanted {BLOCK_ROWS} for tiles")
     _check_group(kind, k)
     if not EXPONENT_MIN <= exponent <= EXPONENT_MAX:
         raise BlobError(f"exponent: got {exponent}, wanted {EXPONENT_MIN} ... {EXPONENT_MAX}")

@@ -12,6 +12,7 @@ __all__ = [
     "ENCODINGS",
     "LAYOUTS",
     "LEVELS",
+    "UNIT_BYTES",
     "VALUE_TYPES",
     "Blob",
     "Encoding",
@@ -23,13 +24,14 @@ __all__ = [
 
 ValueType = Literal["f16", "i8", "i4"]
 Encoding = Literal["bitmap", "delta", "full"]
-Layout = Literal["rows", "planes"]
+Layout = Literal["rows", "planes", "tiles"]
 Blob = npt.NDArray[np.uint8]
 
 # By their codes in the header.
 ENCODINGS: dict[int, Encoding] = {1: "bitmap", 2: "delta", 3: "full"}
 VALUE_TYPES: dict[int, ValueType] = {1: "f16", 2: "i8", 3: "i4"}
-LAYOUTS: dict[int, Layout] = {0: "rows", 1: "planes"}
+LAYOUTS: dict[int, Layout] = {0: "rows", 1: "planes", 2: "tiles"}
+UNIT_BYTES = 16  # of tiles: a block's values begin at a multiple, what one cp.async copies
 # What the largest magnitude of a group is in units of its scale.
 LEVELS: dict[ValueType, int] = {"i8": 127, "i4": 63}
 
@@ -50,6 +52,8 @@ class Kind:
 
     def values_bytes(self, length: int) -> int:
         """Bytes of a values section whose last entry of starts is ``length``."""
+        if self.layout == "tiles":
+            return UNIT_BYTES * length
         return 2 * length if self.value_type == "f16" else length
 
 
@@ -66,13 +70,15 @@ def checked_kind(
     if encoding not in ENCODINGS.values():
         raise ValueError(f"encoding: got {encoding!r}, wanted 'bitmap', 'delta' or 'full'")
     if layout not in LAYOUTS.values():
-        raise ValueError(f"layout: got {layout!r}, wanted 'rows' or 'planes'")
+        raise ValueError(f"layout: got {layout!r}, wanted 'rows', 'planes' or 'tiles'")
     if encoding == "delta" and value_type == "i4":
         raise ValueError("value_type: got 'i4' with encoding 'delta', wanted 'f16' or 'i8'")
     if layout == "planes" and value_type != "i4":
         raise ValueError(f"layout: got 'planes' with value_type {value_type!r}, wanted 'rows'")
     if layout == "planes" and encoding == "full":
         raise ValueError("layout: got 'planes' with encoding 'full', wanted 'rows'")
+    if layout == "tiles" and encoding != "bitmap":
+        raise ValueError(f"layout: got 'tiles' with encoding {encoding!r}, wanted 'bitmap'")
     if value_type == "f16":
         return Kind(encoding, value_type, layout, 0)
     group = -(-k // 64) * 64 if encoding == "delta" else group

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .blob_kinds import Kind
+from .tiles import MASK_BYTES, blocks_in
 
 __all__ = ["CODEBOOK_ENTRIES", "HEADER_BYTES", "Sections", "blob_end", "sections"]
 
@@ -27,10 +28,15 @@ class Sections:
 
 def sections(n: int, k: int, nnz: int, kind: Kind, tile_rows: int) -> Sections:
     """The sections of a blob with these fields."""
-    where = _aligned(HEADER_BYTES + 8 * (-(-n // tile_rows) + 1))
-    where_bytes = {"bitmap": 8 * n * -(-k // 64), "delta": nnz, "full": 0}[kind.encoding]
+    tiles, blocks = -(-n // tile_rows), blocks_in(n, k)
+    if kind.layout == "tiles":
+        starts_bytes, where_bytes, scaled_rows = 4 * (blocks + 1), MASK_BYTES * blocks, 16 * tiles
+    else:
+        starts_bytes, scaled_rows = 8 * (tiles + 1), n
+        where_bytes = {"bitmap": 8 * n * -(-k // 64), "delta": nnz, "full": 0}[kind.encoding]
+    where = _aligned(HEADER_BYTES + starts_bytes)
     scales = _aligned(where + where_bytes)
-    codebook = _aligned(scales + (2 * n * -(-k // kind.group) if kind.group else 0))
+    codebook = _aligned(scales + (2 * scaled_rows * -(-k // kind.group) if kind.group else 0))
     values = _aligned(codebook + (CODEBOOK_ENTRIES if kind.value_type == "i4" else 0))
     return Sections(HEADER_BYTES, where, scales, codebook, values)
 

@@ -9,6 +9,7 @@ from .blob_kinds import Encoding, Layout, ValueType, checked_kind
 from .blob_sections import blob_end, sections
 from .code_runs import row_lengths
 from .positions import GAP_MAX, chunks, pack_masks, popcount
+from .tiles import most_units, relaid_masks, units
 
 __all__ = ["DELTA_BELOW", "blob_bytes", "encoded_bytes"]
 
@@ -29,8 +30,9 @@ def encoded_bytes(
 ) -> int:
     """Length in bytes of the blob of an [n, k] matrix with nnz stored values.
 
-    Exact for f16 and i8 bitmaps, and for every full blob (whose nnz is n * k). That of i4 bitmaps
-    and of delta depends on where the values are: an upper bound, :func:`blob_bytes` is exact.
+    Exact for f16 and i8 bitmaps in rows, and for every full blob (whose nnz is n * k). That of i4
+    bitmaps, of tiles and of delta depends on where the values are: an upper bound,
+    :func:`blob_bytes` is exact.
 
     Raises:
         ValueError: impossible counts, or a kind of blob that does not exist.
@@ -44,7 +46,10 @@ def encoded_bytes(
         # A gap has (gap - 1) // 255 fillers, and the gaps of a row add up to K - 1 at most.
         fillers = min(n, nnz) * (max(k - 2, 0) // GAP_MAX)
         nnz = min(nnz + fillers, n * k)
-    length = _runs_bytes_max(n, k, nnz, layout) if value_type == "i4" else nnz
+    if layout == "tiles":
+        length = most_units(n, k, nnz, value_type)
+    else:
+        length = _runs_bytes_max(n, k, nnz, layout) if value_type == "i4" else nnz
     begin = sections(n, k, nnz, kind, kind.tile_rows).values
     return blob_end(begin + kind.values_bytes(length))
 
@@ -83,8 +88,12 @@ def blob_bytes(
         return encoded_bytes(n, k, nnz, value_type, group, encoding=encoding, layout=layout)
     nnz = length = 0
     for rows in chunks(n, k):
-        counts = popcount(pack_masks(stored[rows], encoding))
+        masks = pack_masks(stored[rows], encoding)
+        counts = popcount(relaid_masks(masks, k) if layout == "tiles" else masks)
         nnz += int(counts.sum(dtype=np.uint64))
-        length += int(row_lengths(counts, kind).sum())
+        if layout == "tiles":
+            length += int(units(counts.sum(axis=1, dtype=np.int64), value_type).sum())
+        else:
+            length += int(row_lengths(counts, kind).sum())
     begin = sections(n, k, nnz, kind, kind.tile_rows).values
     return blob_end(begin + kind.values_bytes(length))

@@ -32,6 +32,12 @@ FULL_KINDS = [
     {"value_type": "i8", "encoding": "full"},
     {"value_type": "i4", "encoding": "full"},
 ]
+# For GPUs: the numpy format and the emulated kernels alone read them.
+TILE_KINDS = [
+    {"value_type": "f16", "layout": "tiles"},
+    {"value_type": "i8", "layout": "tiles"},
+    {"value_type": "i4", "layout": "tiles"},
+]
 
 
 def sparse(n: int, k: int, density: float, seed: int = 0, spread: float = 1.0) -> Array:

@@ -1,10 +1,14 @@
 #include "packed_blob.h"
 
+#include "packed_tiles.h"
+
 #include <cmath>
 #include <cstring>
 
 namespace slc {
 namespace {
+
+constexpr uint64_t kBlockRows = 16, kBlockColumns = 64, kUnitBytes = 16;
 
 std::string GotWanted(const char* what, uint64_t got, const std::string& wanted) {
   return std::string("packed blob: ") + what + ": got " + std::to_string(got) + ", wanted " +
@@ -54,8 +58,8 @@ bool CountsFit(const PackedHeader& h) {
   return !__builtin_mul_overflow(h.n, h.k, &positions) && positions < uint64_t{1} << 62;
 }
 
-// The fields that stand alone.
-bool CheckCodes(const PackedHeader& h, std::string* error) {
+// The fields that stand alone. A blob in `tiles` is for GPUs, and no other is.
+bool CheckCodes(const PackedHeader& h, bool tiles, std::string* error) {
   const auto fail = [error](std::string text) { return *error = std::move(text), false; };
   if (std::memcmp(h.magic, "SLCB", 4) != 0) {
     return fail("packed blob: wrong magic: wanted the bytes SLCB");
@@ -70,7 +74,13 @@ bool CheckCodes(const PackedHeader& h, std::string* error) {
     return fail(GotWanted("value_type", h.value_type,
                           delta ? "1 (f16) or 2 (i8)" : "1 (f16), 2 (i8) or 3 (i4)"));
   }
-  if (h.layout > (planes ? 1 : 0)) {
+  if (tiles && (h.encoding != 1 || h.layout != 2 || h.tile_rows != kBlockRows)) {
+    return fail("packed blob: got one for CPUs, wanted a bitmap in layout 2 (tiles): export with --provider cuda");
+  }
+  if (!tiles && h.layout == 2) {
+    return fail("packed blob: layout: got 2 (tiles, for GPUs), wanted 0 (rows): export with --provider cpu");
+  }
+  if (!tiles && h.layout > (planes ? 1 : 0)) {
     return fail(GotWanted("layout", h.layout, planes ? "0 (rows) or 1 (planes)" : "0 (rows)"));
   }
   if (h.reserved != 0) return fail(GotWanted("reserved", h.reserved, uint64_t{0}));
@@ -239,13 +249,53 @@ bool ParsePackedBlob(const void* data, size_t bytes, PackedView* view, std::stri
   const auto* base = static_cast<const uint8_t*>(data);
   PackedHeader header;
   std::memcpy(&header, base, sizeof header);
-  if (!CheckCodes(header, error) || !CheckSizes(header, base, bytes, view, error)) return false;
+  if (!CheckCodes(header, false, error) || !CheckSizes(header, base, bytes, view, error)) return false;
   uint32_t crc = Crc32(0, base, offsetof(PackedHeader, crc32));
   crc = Crc32(crc, base + sizeof header, header.values_offset - sizeof header);
   if (crc != header.crc32) return *error = GotWanted("crc32", header.crc32, crc), false;
   if (!CheckCodebook(*view, error)) return false;
   if (view->encoding == Encoding::kDelta) return CheckDeltas(*view, error);
   return view->encoding == Encoding::kFull ? CheckFull(*view, error) : CheckMasks(*view, error);
+}
+
+bool ParseTilesHeader(const PackedHeader& h, uint64_t bytes, TilesSections* sections,
+                      std::string* error) {
+  if (!CheckCodes(h, true, error)) return false;
+  SectionSizes layout;
+  const uint64_t tiles = DivideUp(h.n, kBlockRows), across = DivideUp(h.k, kBlockColumns);
+  const uint64_t groups = h.group == 0 ? 0 : DivideUp(h.k, h.group);
+  uint64_t blocks = 0;
+  const bool counts = CountsFit(h) && !__builtin_mul_overflow(tiles, across, &blocks);
+  sections->starts = layout.Section(blocks + 1, 1, 4);
+  sections->masks = layout.Section(blocks, kBlockRows * kBlockColumns / 8, 1);
+  sections->scales = layout.Section(tiles, groups, 2 * kBlockRows);
+  sections->codebook = layout.Section(h.value_type == 3 ? kCodebookBytes : 0, 1, 1);
+  sections->values = layout.Section(0, 1, 1);
+  if (!counts || !layout.ok()) {
+    *error = "packed blob: N " + std::to_string(h.n) + ", K " + std::to_string(h.k) +
+             " make sizes beyond 62 bits";
+    return false;
+  }
+  if (h.values_offset != sections->values) {
+    return *error = GotWanted("values_offset", h.values_offset, sections->values), false;
+  }
+  if (bytes < sections->values + 64) {
+    const std::string wanted = "at least " + std::to_string(sections->values + 64);
+    return *error = GotWanted("length", bytes, wanted), false;
+  }
+  sections->tiles = static_cast<int64_t>(tiles);
+  sections->blocks = static_cast<int64_t>(across);
+  sections->groups = static_cast<int64_t>(groups);
+  return true;
+}
+
+bool CheckTilesLength(const PackedHeader& h, uint64_t bytes, uint64_t units, std::string* error) {
+  const uint64_t total = (h.values_offset + units * kUnitBytes + 63) / 64 * 64 + 64;
+  if (h.total_bytes != total) {
+    return *error = GotWanted("total_bytes", h.total_bytes, total), false;
+  }
+  if (bytes != total) return *error = GotWanted("length", bytes, total), false;
+  return true;
 }
 
 }  // namespace slc

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ops_models import BLOB_KINDS, FULL_KINDS, sparse
+from ops_models import BLOB_KINDS, FULL_KINDS, TILE_KINDS, sparse
 
 from slc.ops import bitmap
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 VALUE_TYPES = ["f16", "i8"]
-every_kind = pytest.mark.parametrize("kind", BLOB_KINDS, ids=lambda kind: "_".join(kind.values()))
+every_kind = pytest.mark.parametrize(
+    "kind", BLOB_KINDS + TILE_KINDS, ids=lambda kind: "_".join(kind.values())
+)
 
 
 def rounding_error(S: np.ndarray, blob: np.ndarray) -> np.ndarray:
@@ -45,7 +47,7 @@ def rounding_error(S: np.ndarray, blob: np.ndarray) -> np.ndarray:
     n=st.integers(1, 130),
     k=st.one_of(st.integers(1, 257), st.integers(258, 1500)),
     density=st.sampled_from([0, 0.001, 0.01, 0.05, 0.5, 1]),
-    kind=st.sampled_from(BLOB_KINDS + FULL_KINDS),
+    kind=st.sampled_from(BLOB_KINDS + FULL_KINDS + TILE_KINDS),
     group=st.sampled_from([64, 128, 320]),
     spread=st.sampled_from([1e-30, 1e-3, 1.0, 1e30]),
     seed=st.integers(0, 2**32 - 1),
@@ -133,7 +135,8 @@ def test_values_outside_the_mask_do_not_set_the_exponent(kind) -> None:
         ({"value_type": "i2"}, "got 'i2', wanted 'f16', 'i8' or 'i4'"),
         ({"value_type": "i4", "encoding": "delta"}, "'i4' with encoding 'delta', wanted 'f16' or"),
         ({"encoding": "csr"}, "got 'csr', wanted 'bitmap', 'delta' or 'full'"),
-        ({"layout": "tiles"}, "got 'tiles', wanted 'rows' or 'planes'"),
+        ({"layout": "columns"}, "got 'columns', wanted 'rows', 'planes' or 'tiles'"),
+        ({"layout": "tiles", "encoding": "full"}, "'tiles' with encoding 'full', wanted 'bitmap'"),
         ({"layout": "planes"}, "'planes' with value_type 'f16', wanted 'rows'"),
         (
             {"value_type": "i4", "encoding": "full", "layout": "planes"},
@@ -182,6 +185,9 @@ def wide_golden_matrix() -> np.ndarray:
         ("full_v1_f16", golden_matrix, FULL_KINDS[0]),
         ("full_v1_i8", golden_matrix, FULL_KINDS[1]),
         ("full_v1_i4", golden_matrix, FULL_KINDS[2]),
+        ("tiles_v1_f16", golden_matrix, TILE_KINDS[0]),
+        ("tiles_v1_i8", golden_matrix, TILE_KINDS[1]),
+        ("tiles_v1_i4", golden_matrix, TILE_KINDS[2]),
     ],
 )
 def test_golden_bytes(name, matrix, kind) -> None:
