@@ -6,7 +6,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 SOURCES := $(shell find ops/csrc -type f 2>/dev/null) ops/CMakeLists.txt pyproject.toml
 
-.PHONY: demo test test-all test-large test-ort-matrix lint format bench clean install
+.PHONY: demo test test-all test-large test-ort-matrix lint format bench clean install cuda
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m examples.semantic_search
@@ -39,6 +39,19 @@ format: $(VENV)/.linters
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	find ops/csrc -name '*.cc' -o -name '*.h' -o -name '*.inc' | xargs $(BIN)/clang-format -i
+
+# The CUDA library: images for every GPU by NVRTC from PyPI, then the host's part for this machine,
+# beside the CPU library, and for aarch64 where there is a cross compiler. No GPU or toolkit is needed.
+ARM_CXX := aarch64-linux-gnu-g++
+cuda: $(VENV)/.installed
+	$(BIN)/python -m pip install -q 'nvidia-cuda-nvrtc==13.*' 'nvidia-cuda-nvrtc-cu12==12.6.*'
+	$(BIN)/python ops/csrc/cuda/build_images.py -o build/cuda
+	SKBUILD_CMAKE_DEFINE="SLC_CUDA_IMAGES=$(CURDIR)/build/cuda" $(BIN)/python -m pip install -q -e '.[export,test]'
+	if command -v $(ARM_CXX) >/dev/null; then \
+	  cmake -S ops -B build/aarch64 -DSLC_CUDA_IMAGES=$(CURDIR)/build/cuda \
+	    -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/ops/cmake/aarch64-linux-gnu.cmake && \
+	  cmake --build build/aarch64 --parallel; \
+	else echo "no $(ARM_CXX): nothing is built for aarch64"; fi
 
 install: $(VENV)/.installed
 

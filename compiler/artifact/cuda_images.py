@@ -7,6 +7,9 @@ nvcc puts kernels into a library as fat binaries. The layout, as far as it is re
     image        u16 kind (1 PTX, 2 cubin), u16 -, u32 header bytes, u64 bytes behind the header,
                  12 bytes -, u32 SM at offset 28 (86 for sm_86), …
 
+libslc_ops_cuda.so has none: its cubins, which are ELF files of machine 190, and its PTX, which is
+text with a line `.target sm_80`, lie in it as they are.
+
 A cubin runs on GPUs of its own major version whose minor is at least its own; PTX is compiled by
 the driver for any GPU from its SM on.
 """
@@ -16,6 +19,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import mmap
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +29,9 @@ _FAT_HEADER = struct.Struct("<IHHQ")
 _IMAGE_HEADER = struct.Struct("<HHIQ12xI")
 _KINDS = {1: "ptx", 2: "cubin"}
 _SM = range(30, 200)  # what a real image may be for; anything else is a chance match
+_ELF, _PTX = b"\x7fELF\x02\x01", b"\n.target sm_"
+_ELF_ABI_VERSION, _ELF_MACHINE, _ELF_FLAGS = 8, 18, 48
+_EM_CUDA, _ABI_CUDA_13 = 190, 8
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 
 
@@ -62,6 +69,8 @@ def images(library: Path) -> Images:
                 for kind, sm in _images_at(data, at):
                     found[kind].add(sm)
                 at = data.find(_MAGIC, at + len(_MAGIC))
+            for kind, sm in _plain_images(data):
+                found[kind].add(sm)
     return Images(frozenset(found["cubin"]), frozenset(found["ptx"]))
 
 
@@ -78,6 +87,29 @@ def _images_at(data: mmap.mmap, at: int) -> Iterator[tuple[str, int]]:
             return
         yield _KINDS[kind], sm
         at += header_bytes + size
+
+
+def _plain_images(data: mmap.mmap) -> Iterator[tuple[str, int]]:
+    """(kind, SM) of cubins and PTX that lie in a file outside fat binaries."""
+    at = data.find(_ELF, 1)  # not the file itself
+    while at >= 0:
+        if at + _ELF_FLAGS + 4 <= len(data):
+            (machine,) = struct.unpack_from("<H", data, at + _ELF_MACHINE)
+            version, flags = (
+                data[at + _ELF_ABI_VERSION],
+                struct.unpack_from("<I", data, at + _ELF_FLAGS)[0],
+            )
+            # Since CUDA 13 the SM is the second byte of the flags.
+            sm = flags >> 8 & 0xFF if version >= _ABI_CUDA_13 else flags & 0xFF
+            if machine == _EM_CUDA and sm in _SM:
+                yield "cubin", sm
+        at = data.find(_ELF, at + len(_ELF))
+    at = data.find(_PTX)
+    while at >= 0:
+        digits = re.match(rb"\d+", data[at + len(_PTX) : at + len(_PTX) + 3])
+        if digits and int(digits[0]) in _SM:
+            yield "ptx", int(digits[0])
+        at = data.find(_PTX, at + len(_PTX))
 
 
 def device_sm() -> int | None:

@@ -10,9 +10,7 @@ const CustomOp& Self(const OrtCustomOp* op) { return *static_cast<const CustomOp
 void FillCommon(CustomOp* op) {
   op->version = kOrtApiVersion;
   op->GetName = [](const OrtCustomOp* self) { return Self(self).name; };
-  op->GetExecutionProviderType = [](const OrtCustomOp*) -> const char* {
-    return "CPUExecutionProvider";
-  };
+  op->GetExecutionProviderType = [](const OrtCustomOp* self) { return Self(self).provider; };
   op->GetInputTypeCount = [](const OrtCustomOp* self) { return Self(self).inputs.size(); };
   op->GetInputType = [](const OrtCustomOp* self, size_t i) { return Self(self).inputs[i].type; };
   op->GetInputCharacteristic = [](const OrtCustomOp* self, size_t i) {

@@ -22,9 +22,13 @@ struct InputSpec {
   OrtParameterKind kind;
 };
 
-// One operator for one type of its activations (X, and the output).
+inline constexpr char kCpuProvider[] = "CPUExecutionProvider";
+inline constexpr char kCudaProvider[] = "CUDAExecutionProvider";
+
+// One operator for one type of its activations (X, and the output), on one execution provider.
 struct CustomOp : OrtCustomOp {
   const char* name = nullptr;
+  const char* provider = kCpuProvider;
   OrtElementType activation = kOrtUndefined;
   std::vector<InputSpec> inputs;
 };
@@ -33,10 +37,12 @@ struct CustomOp : OrtCustomOp {
 void FillCommon(CustomOp* op);
 
 template <class Kernel>
-CustomOp MakeCustomOp(const char* name, OrtElementType activation, std::vector<InputSpec> inputs) {
+CustomOp MakeCustomOp(const char* name, OrtElementType activation, std::vector<InputSpec> inputs,
+                      const char* provider = kCpuProvider) {
   CustomOp op{};
   FillCommon(&op);
   op.name = name;
+  op.provider = provider;
   op.activation = activation;
   op.inputs = std::move(inputs);
   struct Holder {
@@ -58,6 +64,8 @@ CustomOp MakeCustomOp(const char* name, OrtElementType activation, std::vector<I
 // The operators, one entry per activation type.
 std::vector<CustomOp> BitmapSparseGemmOps();
 std::vector<CustomOp> ConcatAdapterOps();
+// Those for the CUDA provider; none where libslc_ops_cuda.so does not lie beside this library.
+std::vector<CustomOp> CudaOps();
 
 }  // namespace slc
 

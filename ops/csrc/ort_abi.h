@@ -77,7 +77,10 @@ struct OrtApi {
   void (*ReleaseTensorTypeAndShapeInfo)(OrtTensorTypeAndShapeInfo* info);  // slot 99
   void* unused_100;
   void (*ReleaseCustomOpDomain)(OrtCustomOpDomain* domain);  // slot 101
-  void* unused_102_248[147];
+  void* unused_102_192[91];
+  OrtStatus* (*KernelContext_GetGPUComputeStream)(const OrtKernelContext* context,
+                                                  void** out);  // slot 193
+  void* unused_194_248[55];
   OrtStatus* (*KernelInfoGetConstantInput_tensor)(const OrtKernelInfo* info, size_t index,
                                                   int* is_constant,
                                                   const OrtValue** out);  // slot 249
@@ -105,6 +108,7 @@ SLC_CHECK_SLOT(KernelContext_GetOutput, 91);
 SLC_CHECK_SLOT(ReleaseStatus, 93);
 SLC_CHECK_SLOT(ReleaseTensorTypeAndShapeInfo, 99);
 SLC_CHECK_SLOT(ReleaseCustomOpDomain, 101);
+SLC_CHECK_SLOT(KernelContext_GetGPUComputeStream, 193);
 SLC_CHECK_SLOT(KernelInfoGetConstantInput_tensor, 249);
 SLC_CHECK_SLOT(KernelContext_ParallelFor, 274);
 #undef SLC_CHECK_SLOT

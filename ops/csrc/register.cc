@@ -9,7 +9,7 @@ namespace {
 class Domain {
  public:
   explicit Domain(const OrtApi& api) : api_(api) {
-    for (auto& list : {BitmapSparseGemmOps(), ConcatAdapterOps()}) {
+    for (auto& list : {BitmapSparseGemmOps(), ConcatAdapterOps(), CudaOps()}) {
       ops_.insert(ops_.end(), list.begin(), list.end());
     }
     Check(api, api.CreateCustomOpDomain("ai.slc", &domain_));

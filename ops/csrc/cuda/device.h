@@ -1,0 +1,114 @@
+// What the kernels use of a GPU, in one place: under NVRTC or nvcc as PTX, in tests on the CPU by
+// the emulator (testing/cuda_emulator.h). No header of CUDA is needed. A half is its bits.
+#pragma once
+
+#if defined(SLC_CUDA_EMULATED)
+
+#include "../testing/cuda_emulator.h"
+
+#elif defined(__CUDACC__) || defined(__CUDACC_RTC__)
+
+#define SLC_HOST_DEVICE __host__ __device__
+#define SLC_DEVICE __device__ __forceinline__
+#define SLC_KERNEL extern "C" __global__
+#define SLC_THREADS(most) __launch_bounds__(most, 1)  // 1: registers before occupancy
+#define SLC_UNROLL _Pragma("unroll")
+#define SLC_ROLLED _Pragma("unroll 1")
+
+namespace slc::cuda {
+
+using u8 = unsigned char;
+using u16 = unsigned short;
+using u32 = unsigned int;
+using u64 = unsigned long long;
+using i64 = long long;
+
+constexpr u32 kWholeWarp = 0xffffffffu;
+
+SLC_DEVICE int PopCount(u32 x) { return __popc(x); }
+
+SLC_DEVICE int Lane() { return static_cast<int>(threadIdx.x) & 31; }
+SLC_DEVICE int Warp() { return static_cast<int>(threadIdx.x) >> 5; }
+SLC_DEVICE int Thread() { return static_cast<int>(threadIdx.x); }
+SLC_DEVICE int Threads() { return static_cast<int>(blockDim.x); }
+SLC_DEVICE i64 BlockX() { return blockIdx.x; }
+SLC_DEVICE i64 BlockY() { return blockIdx.y; }
+
+SLC_DEVICE u32 Shuffle(u32 value, int from) { return __shfl_sync(kWholeWarp, value, from); }
+SLC_DEVICE u32 ShuffleUp(u32 value, int by) { return __shfl_up_sync(kWholeWarp, value, by); }
+SLC_DEVICE float ShuffleXor(float value, int mask) {
+  return __shfl_xor_sync(kWholeWarp, value, mask);
+}
+SLC_DEVICE void SyncWarp() { __syncwarp(); }
+SLC_DEVICE void SyncBlock() { __syncthreads(); }
+
+// The dynamic shared memory of a block, aligned to 16 bytes.
+SLC_DEVICE u8* SharedMemory() {
+  extern __shared__ __align__(16) u8 slc_shared[];
+  return slc_shared;
+}
+
+// 16 bytes of global memory to shared memory, both aligned to 16, past L1.
+SLC_DEVICE void CopyAsync(void* shared, const void* global) {
+  const u32 to = static_cast<u32>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
+}
+SLC_DEVICE void CopyCommit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Waits until all but the newest `kPending` groups of this thread have arrived.
+template <int kPending>
+SLC_DEVICE void CopyWait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+// Reads that nobody writes meanwhile.
+SLC_DEVICE u32 Load32(const u32* p) { return __ldg(p); }
+struct Pair {
+  u32 x, y;
+};
+SLC_DEVICE Pair Load64(const void* p) {  // aligned to 8
+  const uint2 v = __ldg(static_cast<const uint2*>(p));
+  return {v.x, v.y};
+}
+SLC_DEVICE u16 Load16(const u16* p) { return __ldg(p); }
+SLC_DEVICE float LoadFloat(const float* p) { return __ldg(p); }
+
+SLC_DEVICE float BitsToFloat(u32 bits) { return __uint_as_float(bits); }
+SLC_DEVICE float HalfToFloat(u16 half) {
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(half));
+  return value;
+}
+SLC_DEVICE u16 FloatToHalf(float value) {  // to the nearest, ties to even
+  u16 half;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(half) : "f"(value));
+  return half;
+}
+SLC_DEVICE u32 SubtractHalves(u32 a, u32 b) {  // two at a time
+  u32 difference;
+  asm("sub.f16x2 %0, %1, %2;" : "=r"(difference) : "r"(a), "r"(b));
+  return difference;
+}
+
+// C[16, 8] += A[16, 16] · B[16, 8], halves to floats. A: a[0] is (row g, columns 2t and 2t + 1),
+// a[1] 8 rows below, a[2] 8 columns on, a[3] both; B: b0 is rows 2t and 2t + 1 of column g, b1 8 rows
+// on; C: c[0], c[1] are (row g, columns 2t, 2t + 1), c[2], c[3] 8 rows below; g = lane / 4, t = lane % 4.
+SLC_DEVICE void Mma(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+SLC_DEVICE void AtomicOr(u32* p, u32 bits) { atomicOr(p, bits); }
+SLC_DEVICE void AtomicAdd(u64* p, u64 value) { atomicAdd(p, value); }
+
+}  // namespace slc::cuda
+
+#else  // a host file that only needs the index arithmetic
+
+#define SLC_HOST_DEVICE
+namespace slc::cuda {
+inline int PopCount(unsigned x) { return __builtin_popcount(x); }
+}  // namespace slc::cuda
+
+#endif

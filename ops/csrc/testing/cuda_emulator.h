@@ -1,0 +1,313 @@
+// Runs the kernels of csrc/cuda on the CPU, one thread block at a time: every CUDA thread is a fiber,
+// which gives way wherever threads wait for each other. It is there to find wrong indices, missing
+// waits and missing barriers, not to be fast:
+//
+// - shared memory begins as NaN bits, and reads or writes beyond what was asked for abort;
+// - cp.async copies when it is waited for and not before, so that reading too early reads what was;
+// - threads run in an order that a seed shuffles anew whenever all have given way;
+// - a collective that some threads of a warp never reach aborts with what each waits for.
+#pragma once
+
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "../f16.h"
+
+#define SLC_HOST_DEVICE
+#define SLC_DEVICE inline
+#define SLC_KERNEL static
+#define SLC_THREADS(most)
+#define SLC_UNROLL
+#define SLC_ROLLED
+
+namespace slc::cuda {
+
+using u8 = std::uint8_t;
+using u16 = std::uint16_t;
+using u32 = std::uint32_t;
+using u64 = std::uint64_t;
+using i64 = long long;
+
+namespace emulated {
+
+[[noreturn]] inline void Abort(const char* why) {
+  std::fprintf(stderr, "cuda_emulator: %s\n", why);
+  std::abort();
+}
+
+struct Copy {
+  void* to;
+  const void* from;
+};
+
+struct Fiber {
+  ucontext_t context;
+  std::vector<char> stack;
+  bool done = false;
+  const char* waits = nullptr;
+  std::vector<Copy> open;                 // issued since the last commit
+  std::vector<std::vector<Copy>> groups;  // committed, not yet waited for
+};
+
+// What the threads of one warp, or of one block, meet in.
+struct Meeting {
+  int size = 0, arrived = 0;
+  u64 round = 0;
+};
+
+struct Warp {
+  Meeting meeting;
+  u32 words[2][32][8];  // by round: a thread may be a round ahead of the slowest reader
+};
+
+struct Block {
+  std::vector<Fiber> fibers;
+  std::vector<Warp> warps;
+  Meeting meeting;
+  std::vector<u8> memory;  // with a margin on both sides
+  u8* shared = nullptr;
+  int threads = 0, shared_bytes = 0;
+  i64 x = 0, y = 0;
+  ucontext_t scheduler;
+  int current = 0;
+  bool moved = false;  // whether any thread got on since the last shuffle
+  std::function<void()> body;
+};
+
+inline Block*& Now() {
+  static thread_local Block* block = nullptr;
+  return block;
+}
+
+constexpr int kMargin = 4096;
+constexpr u8 kMarginByte = 0xA5;
+constexpr size_t kStackBytes = 128 * 1024;
+
+inline Fiber& Self() { return Now()->fibers[static_cast<size_t>(Now()->current)]; }
+
+inline void GiveWay(const char* waits) {
+  Fiber& self = Self();
+  self.waits = waits;
+  swapcontext(&self.context, &Now()->scheduler);
+}
+
+// Waits until all `meeting.size` threads have come.
+inline void Meet(Meeting* meeting, const char* what) {
+  const u64 round = meeting->round;
+  if (++meeting->arrived == meeting->size) {
+    meeting->arrived = 0;
+    ++meeting->round;
+  }
+  Now()->moved = true;
+  while (meeting->round == round) GiveWay(what);
+  Now()->moved = true;
+}
+
+inline Warp& OwnWarp() { return Now()->warps[static_cast<size_t>(Now()->current / 32)]; }
+
+// Every lane gives eight words and sees those of all.
+inline const u32 (*Exchange(const u32 (&words)[8], const char* what))[8] {
+  Warp& warp = OwnWarp();
+  const u64 slot = warp.meeting.round % 2;
+  std::memcpy(warp.words[slot][Now()->current % 32], words, sizeof(words));
+  Meet(&warp.meeting, what);
+  return warp.words[slot];
+}
+
+inline void CheckShared(const void* at, size_t bytes) {
+  const Block& block = *Now();
+  const u8* p = static_cast<const u8*>(at);
+  if (p < block.shared || p + bytes > block.shared + block.shared_bytes) {
+    Abort("cp.async writes outside shared memory");
+  }
+}
+
+inline void Entry() {
+  Now()->body();
+  Fiber& self = Self();
+  if (!self.open.empty()) Abort("a thread ends with copies that were never committed");
+  for (const auto& group : self.groups) {
+    if (!group.empty()) Abort("a thread ends with copies that were never waited for");
+  }
+  self.done = true;
+  Now()->moved = true;
+  swapcontext(&self.context, &Now()->scheduler);
+}
+
+// One thread block.
+inline void RunBlock(Block* block, std::mt19937* order) {
+  Now() = block;
+  std::fill(block->memory.begin(), block->memory.end(), kMarginByte);
+  std::memset(block->shared, 0xFF, static_cast<size_t>(block->shared_bytes));  // NaN, f16 and f32
+  block->meeting = {block->threads, 0, 0};
+  for (Warp& warp : block->warps) warp.meeting = {32, 0, 0};
+  std::vector<int> turn;
+  for (int i = 0; i < block->threads; ++i) {
+    Fiber& fiber = block->fibers[static_cast<size_t>(i)];
+    fiber.done = false;
+    fiber.open.clear();
+    fiber.groups.clear();
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.data();
+    fiber.context.uc_stack.ss_size = fiber.stack.size();
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, Entry, 0);
+    turn.push_back(i);
+  }
+  while (!turn.empty()) {
+    std::shuffle(turn.begin(), turn.end(), *order);
+    block->moved = false;
+    for (const int i : turn) {
+      block->current = i;
+      swapcontext(&block->scheduler, &block->fibers[static_cast<size_t>(i)].context);
+    }
+    turn.erase(std::remove_if(turn.begin(), turn.end(),
+                              [&](int i) { return block->fibers[static_cast<size_t>(i)].done; }),
+               turn.end());
+    if (!block->moved) {
+      const Fiber& stuck = block->fibers[static_cast<size_t>(turn.front())];
+      std::fprintf(stderr, "%zu threads are stuck; thread %d in %s\n", turn.size(), turn.front(),
+                   stuck.waits == nullptr ? "nothing" : stuck.waits);
+      Abort("threads wait for others that never come");
+    }
+  }
+  for (int i = 0; i < kMargin; ++i) {
+    if (block->memory[static_cast<size_t>(i)] != kMarginByte ||
+        block->shared[block->shared_bytes + i] != kMarginByte) {
+      Abort("a write outside shared memory");
+    }
+  }
+  Now() = nullptr;
+}
+
+// A launch: `kernel()` as every thread of every block.
+inline void Launch(i64 x, i64 y, int threads, int shared_bytes, unsigned seed,
+                   std::function<void()> kernel) {
+  if (threads % 32 != 0) Abort("whole warps only");
+  Block block;
+  block.threads = threads;
+  block.shared_bytes = shared_bytes;
+  block.memory.resize(static_cast<size_t>(2 * kMargin + shared_bytes + 16));
+  u8* begin = block.memory.data() + kMargin;
+  block.shared = begin + (16 - reinterpret_cast<std::uintptr_t>(begin) % 16) % 16;
+  block.fibers.resize(static_cast<size_t>(threads));
+  for (Fiber& fiber : block.fibers) fiber.stack.resize(kStackBytes);
+  block.warps.resize(static_cast<size_t>(threads / 32));
+  block.body = std::move(kernel);
+  std::mt19937 order(seed);
+  for (block.y = 0; block.y < y; ++block.y) {
+    for (block.x = 0; block.x < x; ++block.x) RunBlock(&block, &order);
+  }
+}
+
+}  // namespace emulated
+
+inline int PopCount(u32 x) { return __builtin_popcount(x); }
+inline int Thread() { return emulated::Now()->current; }
+inline int Lane() { return Thread() % 32; }
+inline int Warp() { return Thread() / 32; }
+inline int Threads() { return emulated::Now()->threads; }
+inline i64 BlockX() { return emulated::Now()->x; }
+inline i64 BlockY() { return emulated::Now()->y; }
+inline u8* SharedMemory() { return emulated::Now()->shared; }
+
+inline u32 Shuffle(u32 value, int from) {
+  return emulated::Exchange({value}, "Shuffle")[from & 31][0];
+}
+inline u32 ShuffleUp(u32 value, int by) {
+  const int from = Lane() - by;
+  const auto* words = emulated::Exchange({value}, "ShuffleUp");
+  return from < 0 ? value : words[from][0];
+}
+inline float BitsToFloat(u32 bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+inline u32 FloatToBits(float value) {
+  u32 bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  return bits;
+}
+inline float ShuffleXor(float value, int mask) {
+  const int from = Lane() ^ mask;
+  return BitsToFloat(emulated::Exchange({FloatToBits(value)}, "ShuffleXor")[from][0]);
+}
+inline void SyncWarp() { emulated::Meet(&emulated::OwnWarp().meeting, "SyncWarp"); }
+inline void SyncBlock() { emulated::Meet(&emulated::Now()->meeting, "SyncBlock"); }
+
+inline void CopyAsync(void* shared, const void* global) {
+  emulated::CheckShared(shared, 16);
+  if (reinterpret_cast<std::uintptr_t>(shared) % 16 != 0 ||
+      reinterpret_cast<std::uintptr_t>(global) % 16 != 0) {
+    emulated::Abort("cp.async: an address that is no multiple of 16");
+  }
+  emulated::Self().open.push_back({shared, global});
+}
+inline void CopyCommit() {
+  emulated::Fiber& self = emulated::Self();
+  self.groups.push_back(std::move(self.open));
+  self.open.clear();
+}
+template <int kPending>
+void CopyWait() {
+  emulated::Fiber& self = emulated::Self();
+  while (self.groups.size() > kPending) {
+    for (const emulated::Copy& copy : self.groups.front()) std::memcpy(copy.to, copy.from, 16);
+    self.groups.erase(self.groups.begin());
+  }
+}
+
+inline u32 Load32(const u32* p) { return *p; }
+struct Pair {
+  u32 x, y;
+};
+inline Pair Load64(const void* p) {
+  if (reinterpret_cast<std::uintptr_t>(p) % 8 != 0) emulated::Abort("Load64: not aligned to 8");
+  Pair pair;
+  std::memcpy(&pair, p, sizeof(pair));
+  return pair;
+}
+inline u16 Load16(const u16* p) { return *p; }
+inline float LoadFloat(const float* p) { return *p; }
+
+inline float HalfToFloat(u16 half) { return slc::HalfToFloat(half); }
+inline u16 FloatToHalf(float value) { return slc::FloatToHalf(value); }
+inline u32 SubtractHalves(u32 a, u32 b) {
+  const auto one = [](u32 x, u32 y) -> u32 {
+    return FloatToHalf(HalfToFloat(static_cast<u16>(x)) - HalfToFloat(static_cast<u16>(y)));
+  };
+  return one(a, b) | one(a >> 16, b >> 16) << 16;
+}
+
+// As PTX defines m16n8k16, from the operands of all lanes; see device.h.
+inline void Mma(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+  const int g = Lane() / 4, t = Lane() % 4;
+  const auto* words = emulated::Exchange({a[0], a[1], a[2], a[3], b0, b1}, "Mma");
+  const auto half = [](u32 word, int i) { return HalfToFloat(static_cast<u16>(word >> 16 * i)); };
+  for (int i = 0; i < 4; ++i) {
+    const int row = g + i / 2 * 8, column = 2 * t + i % 2;
+    float sum = c[i];
+    for (int k = 0; k < 16; ++k) {
+      const int a_word = row / 8 + k / 8 * 2, b_word = 4 + k / 8;
+      const int a_lane = row % 8 * 4 + k % 8 / 2, b_lane = column * 4 + k % 8 / 2;
+      sum += half(words[a_lane][a_word], k % 2) * half(words[b_lane][b_word], k % 2);
+    }
+    c[i] = sum;
+  }
+}
+
+inline void AtomicOr(u32* p, u32 bits) { *p |= bits; }
+inline void AtomicAdd(u64* p, u64 value) { *p += value; }
+inline void AtomicAdd(unsigned long long* p, u64 value) { *p += value; }
+
+}  // namespace slc::cuda
