@@ -33,12 +33,12 @@ lint: $(VENV)/.linters
 	$(BIN)/ruff format --check .
 	mkdir -p .mypy_path/slc && for d in compiler ops targets; do ln -sfn ../../$$d .mypy_path/slc/$$d; done
 	$(BIN)/mypy
-	find ops/csrc -name '*.cc' -o -name '*.h' -o -name '*.inc' | xargs $(BIN)/clang-format --dry-run --Werror
+	find ops/csrc -name '*.cc' -o -name '*.h' -o -name '*.inc' -o -name '*.cu' | xargs $(BIN)/clang-format --dry-run --Werror
 
 format: $(VENV)/.linters
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	find ops/csrc -name '*.cc' -o -name '*.h' -o -name '*.inc' | xargs $(BIN)/clang-format -i
+	find ops/csrc -name '*.cc' -o -name '*.h' -o -name '*.inc' -o -name '*.cu' | xargs $(BIN)/clang-format -i
 
 # The CUDA library: images for every GPU by NVRTC from PyPI, then the host's part for this machine,
 # beside the CPU library, and for aarch64 where there is a cross compiler. No GPU or toolkit is needed.

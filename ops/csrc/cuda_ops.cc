@@ -1,6 +1,7 @@
-// The operators of ai.slc for the CUDA execution provider: onnxruntime's side of libslc_ops_cuda.so.
-// Contracts: ops/bitmap_sparse_gemm.py, ops/concat_adapter.py. Inputs are in device memory, so that
-// only their types and shapes are looked at here; X in float32 is rounded to float16.
+// The operators of ai.slc for the CUDA execution provider: onnxruntime's side of
+// libslc_ops_cuda.so. Contracts: ops/bitmap_sparse_gemm.py, ops/concat_adapter.py. Inputs are in
+// device memory, so that only their types and shapes are looked at here; X in float32 is rounded to
+// float16.
 #include <algorithm>
 
 #include "cuda_library.h"
@@ -64,8 +65,7 @@ class GemmKernel {
       Refuse(kGemmName, "X", x.Describe(),
              "float32 or float16 [..., " + std::to_string(blob_.S.k) + "]");
     }
-    if (bias.present &&
-        (bias.type != kOrtFloat || bias.dims != std::vector<int64_t>{blob_.S.n})) {
+    if (bias.present && (bias.type != kOrtFloat || bias.dims != std::vector<int64_t>{blob_.S.n})) {
       Refuse(kGemmName, "bias", bias.Describe(), "float32 [" + std::to_string(blob_.S.n) + "]");
     }
     std::vector<int64_t> dims = x.dims;
@@ -75,9 +75,9 @@ class GemmKernel {
     if (m == 0) return;
     // A runtime that moves its constants: looked at again, which no CUDA graph can capture.
     const cuda::Blob blob = packed.data == packed_.data ? blob_ : Open(packed);
-    CheckReason(kGemmName, library_.bitmap_sparse_gemm(
-                               &blob, x.data, XTypeOf(x), static_cast<const float*>(bias.data), y,
-                               m, StreamOf(api_, context)));
+    CheckReason(kGemmName, library_.bitmap_sparse_gemm(&blob, x.data, XTypeOf(x),
+                                                       static_cast<const float*>(bias.data), y, m,
+                                                       StreamOf(api_, context)));
   }
 
  private:
@@ -86,8 +86,9 @@ class GemmKernel {
       Refuse(kGemmName, "packed", packed.Describe(), "uint8 [bytes]");
     }
     cuda::Blob blob{};
-    CheckReason(kGemmName, library_.open_blob(
-                               packed.data, static_cast<unsigned long long>(packed.dims[0]), &blob));
+    CheckReason(
+        kGemmName,
+        library_.open_blob(packed.data, static_cast<unsigned long long>(packed.dims[0]), &blob));
     return blob;
   }
 
@@ -107,14 +108,14 @@ std::vector<cuda::Adapter> ReadAdapters(const char* op, const OrtApi& api,
   const size_t count = InputCount(api, context);
   for (size_t i = 3; i < count; ++i) {
     const Tensor tensor = ReadInput(api, context, i);
-    const bool known = tensor.type == kOrtFloat || tensor.type == kOrtFloat16 ||
-                       tensor.type == kOrtInt8;
+    const bool known =
+        tensor.type == kOrtFloat || tensor.type == kOrtFloat16 || tensor.type == kOrtInt8;
     if (!tensor.present || !known || tensor.dims.size() != 2 ||
         tensor.dims[1 - rank_dim] != fixed) {
       const std::string what = "adapter " + std::to_string(i - 3), size = std::to_string(fixed);
-      Refuse(op, what.c_str(), tensor.present ? tensor.Describe() : "nothing",
-             "float32, float16 or int8 [" + (rank_dim == 0 ? "rank, " + size : size + ", rank") +
-                 "]");
+      Refuse(
+          op, what.c_str(), tensor.present ? tensor.Describe() : "nothing",
+          "float32, float16 or int8 [" + (rank_dim == 0 ? "rank, " + size : size + ", rank") + "]");
     }
     cuda::Adapter adapter{};
     adapter.data = tensor.data;
@@ -251,12 +252,10 @@ std::vector<CustomOp> CudaOps() {
     const InputSpec x = {type, kOrtRequired}, packed = {kOrtUint8, kOrtRequired};
     const InputSpec optional = {kOrtFloat, kOrtOptional};
     const InputSpec adapters = {kOrtUndefined, kOrtVariadic};
-    ops.push_back(
-        MakeCustomOp<GemmKernel>(kGemmName, type, {x, packed, optional}, kCudaProvider));
+    ops.push_back(MakeCustomOp<GemmKernel>(kGemmName, type, {x, packed, optional}, kCudaProvider));
     ops.push_back(MakeCustomOp<DownKernel>(kDownName, type, {x, optional, optional, adapters},
                                            kCudaProvider));
-    ops.push_back(
-        MakeCustomOp<UpKernel>(kUpName, type, {x, x, optional, adapters}, kCudaProvider));
+    ops.push_back(MakeCustomOp<UpKernel>(kUpName, type, {x, x, optional, adapters}, kCudaProvider));
   }
   return ops;
 }

@@ -1,9 +1,9 @@
 #include "packed_blob.h"
 
-#include "packed_tiles.h"
-
 #include <cmath>
 #include <cstring>
+
+#include "packed_tiles.h"
 
 namespace slc {
 namespace {
@@ -75,10 +75,14 @@ bool CheckCodes(const PackedHeader& h, bool tiles, std::string* error) {
                           delta ? "1 (f16) or 2 (i8)" : "1 (f16), 2 (i8) or 3 (i4)"));
   }
   if (tiles && (h.encoding != 1 || h.layout != 2 || h.tile_rows != kBlockRows)) {
-    return fail("packed blob: got one for CPUs, wanted a bitmap in layout 2 (tiles): export with --provider cuda");
+    return fail(
+        "packed blob: got one for CPUs, wanted a bitmap in layout 2 (tiles): export with "
+        "--provider cuda");
   }
   if (!tiles && h.layout == 2) {
-    return fail("packed blob: layout: got 2 (tiles, for GPUs), wanted 0 (rows): export with --provider cpu");
+    return fail(
+        "packed blob: layout: got 2 (tiles, for GPUs), wanted 0 (rows): export with --provider "
+        "cpu");
   }
   if (!tiles && h.layout > (planes ? 1 : 0)) {
     return fail(GotWanted("layout", h.layout, planes ? "0 (rows) or 1 (planes)" : "0 (rows)"));
@@ -249,7 +253,8 @@ bool ParsePackedBlob(const void* data, size_t bytes, PackedView* view, std::stri
   const auto* base = static_cast<const uint8_t*>(data);
   PackedHeader header;
   std::memcpy(&header, base, sizeof header);
-  if (!CheckCodes(header, false, error) || !CheckSizes(header, base, bytes, view, error)) return false;
+  if (!CheckCodes(header, false, error) || !CheckSizes(header, base, bytes, view, error))
+    return false;
   uint32_t crc = Crc32(0, base, offsetof(PackedHeader, crc32));
   crc = Crc32(crc, base + sizeof header, header.values_offset - sizeof header);
   if (crc != header.crc32) return *error = GotWanted("crc32", header.crc32, crc), false;

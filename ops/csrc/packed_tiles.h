@@ -23,7 +23,8 @@ struct TilesSections {
 bool ParseTilesHeader(const PackedHeader& header, uint64_t bytes, TilesSections* sections,
                       std::string* error);
 
-// Whether `bytes` is the length of a blob whose values take `units` of 16 bytes, as the header says.
+// Whether `bytes` is the length of a blob whose values take `units` of 16 bytes, as the header
+// says.
 bool CheckTilesLength(const PackedHeader& header, uint64_t bytes, uint64_t units,
                       std::string* error);
 

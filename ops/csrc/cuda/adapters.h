@@ -1,5 +1,5 @@
-// ConcatAdapterDown and ConcatAdapterUp: all adapters of an input in one launch. Ranks are small, so
-// what counts is to read A and B once and in order; float FMAs are enough.
+// ConcatAdapterDown and ConcatAdapterUp: all adapters of an input in one launch. Ranks are small,
+// so what counts is to read A and B once and in order; float FMAs are enough.
 #pragma once
 
 #include "arguments.h"
@@ -23,8 +23,10 @@ SLC_DEVICE void LoadFour(const void* data, int type, i64 at, i64 left, float (&o
     const u16* from = static_cast<const u16*>(data) + at;
     if (left >= 4 && reinterpret_cast<u64>(from) % 8 == 0) {
       const Pair v = Load64(from);
-      out[0] = HalfToFloat(static_cast<u16>(v.x)), out[1] = HalfToFloat(static_cast<u16>(v.x >> 16));
-      out[2] = HalfToFloat(static_cast<u16>(v.y)), out[3] = HalfToFloat(static_cast<u16>(v.y >> 16));
+      out[0] = HalfToFloat(static_cast<u16>(v.x)),
+      out[1] = HalfToFloat(static_cast<u16>(v.x >> 16));
+      out[2] = HalfToFloat(static_cast<u16>(v.y)),
+      out[3] = HalfToFloat(static_cast<u16>(v.y >> 16));
       return;
     }
     SLC_UNROLL

@@ -6,12 +6,12 @@ namespace slc::cuda {
 // A blob in the layout "tiles" in device memory.
 struct TileMatrix {
   long long n, k;
-  long long tiles;         // of 16 rows
-  long long blocks;        // of 64 columns, in a tile
-  long long group_blocks;  // blocks that share a scale; 0 for f16
-  long long groups;        // scales in a row
-  const unsigned* starts;  // [tiles · blocks + 1], units of 16 bytes
-  const unsigned* masks;   // [tiles · blocks, 32]
+  long long tiles;                  // of 16 rows
+  long long blocks;                 // of 64 columns, in a tile
+  long long group_blocks;           // blocks that share a scale; 0 for f16
+  long long groups;                 // scales in a row
+  const unsigned* starts;           // [tiles · blocks + 1], units of 16 bytes
+  const unsigned* masks;            // [tiles · blocks, 32]
   const unsigned short* scales;     // f16 [tiles, groups, 16]
   const signed char* codebook;      // [16]
   const unsigned char* values;      // aligned to 16
@@ -71,6 +71,11 @@ struct CheckArguments {
   unsigned* faults;
   unsigned long long* stored;
 };
-enum Fault : unsigned { kStartsWrong = 1, kBitOutside = 2, kFirstStartWrong = 4, kCodebookWrong = 8 };
+enum Fault : unsigned {
+  kStartsWrong = 1,
+  kBitOutside = 2,
+  kFirstStartWrong = 4,
+  kCodebookWrong = 8
+};
 
 }  // namespace slc::cuda

@@ -1,5 +1,6 @@
-// What ParsePackedBlob checks on the CPU, of a blob that lies in device memory: afterwards no kernel
-// can read outside it. The header was checked by the host, which also knows where sections end.
+// What ParsePackedBlob checks on the CPU, of a blob that lies in device memory: afterwards no
+// kernel can read outside it. The header was checked by the host, which also knows where sections
+// end.
 #pragma once
 
 #include "tile_block.h"

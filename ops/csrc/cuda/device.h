@@ -90,8 +90,9 @@ SLC_DEVICE u32 SubtractHalves(u32 a, u32 b) {  // two at a time
 }
 
 // C[16, 8] += A[16, 16] · B[16, 8], halves to floats. A: a[0] is (row g, columns 2t and 2t + 1),
-// a[1] 8 rows below, a[2] 8 columns on, a[3] both; B: b0 is rows 2t and 2t + 1 of column g, b1 8 rows
-// on; C: c[0], c[1] are (row g, columns 2t, 2t + 1), c[2], c[3] 8 rows below; g = lane / 4, t = lane % 4.
+// a[1] 8 rows below, a[2] 8 columns on, a[3] both; B: b0 is rows 2t and 2t + 1 of column g, b1 8
+// rows on; C: c[0], c[1] are (row g, columns 2t, 2t + 1), c[2], c[3] 8 rows below; g = lane / 4, t
+// = lane % 4.
 SLC_DEVICE void Mma(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
       "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"

@@ -7,16 +7,16 @@
 namespace slc::cuda {
 
 struct Image {
-  int sm;        // 87 for sm_87
-  bool is_ptx;   // text that a driver compiles for any GPU from this SM on
+  int sm;       // 87 for sm_87
+  bool is_ptx;  // text that a driver compiles for any GPU from this SM on
   const unsigned char* data;
 };
 
 extern const Image kImages[];
 extern const int kImageCount;
 
-// The image for a GPU, null when none runs there: of cubins, those of its major version and no newer
-// minor; else the newest PTX that is not newer than the GPU.
+// The image for a GPU, null when none runs there: of cubins, those of its major version and no
+// newer minor; else the newest PTX that is not newer than the GPU.
 inline const Image* ImageFor(int sm) {
   const Image* best = nullptr;
   for (int i = 0; i < kImageCount; ++i) {

@@ -8,15 +8,15 @@
 using namespace slc::cuda;  // NOLINT: a file of entry points
 
 // slc_stream_<values>_<x>_<rows of X>
-#define SLC_STREAM(name, type, float_x, rows, tiles)                                              \
-  SLC_KERNEL SLC_THREADS(32 * kStreamWarps) void slc_stream_##name##_##rows(GemmArguments in) {   \
-    StreamGemm<type, float_x, tiles, rows / 8, kStreamWarps, StreamStages(rows)>(in);             \
+#define SLC_STREAM(name, type, float_x, rows, tiles)                                            \
+  SLC_KERNEL SLC_THREADS(32 * kStreamWarps) void slc_stream_##name##_##rows(GemmArguments in) { \
+    StreamGemm<type, float_x, tiles, rows / 8, kStreamWarps, StreamStages(rows)>(in);           \
   }
-#define SLC_TILED(name, type, float_x)                                                            \
-  SLC_KERNEL SLC_THREADS(32 * kTiledWarps) void slc_tiled_##name(GemmArguments in) {              \
-    TiledGemm<type, float_x>(in);                                                                 \
+#define SLC_TILED(name, type, float_x)                                               \
+  SLC_KERNEL SLC_THREADS(32 * kTiledWarps) void slc_tiled_##name(GemmArguments in) { \
+    TiledGemm<type, float_x>(in);                                                    \
   }
-#define SLC_GEMM(name, type, float_x)                 \
+#define SLC_GEMM(name, type, float_x)                  \
   SLC_STREAM(name, type, float_x, 8, StreamTiles(8))   \
   SLC_STREAM(name, type, float_x, 16, StreamTiles(16)) \
   SLC_STREAM(name, type, float_x, 32, StreamTiles(32)) \

@@ -8,9 +8,7 @@ namespace slc::cuda {
 constexpr long long kStreamRowsMax = 32;
 
 // The rows of the smallest stream kernel that takes m at once.
-SLC_HOST_DEVICE constexpr int StreamRows(long long m) {
-  return m <= 8 ? 8 : m <= 16 ? 16 : 32;
-}
+SLC_HOST_DEVICE constexpr int StreamRows(long long m) { return m <= 8 ? 8 : m <= 16 ? 16 : 32; }
 
 struct Grid {
   long long x, y;
@@ -20,9 +18,11 @@ struct Grid {
 
 template <int kType>
 SLC_HOST_DEVICE constexpr int StreamShared(int rows) {
-  return rows == 8    ? StreamShape<kType, StreamTiles(8), 1, kStreamWarps, StreamStages(8)>::kSharedBytes
-         : rows == 16 ? StreamShape<kType, StreamTiles(16), 2, kStreamWarps, StreamStages(16)>::kSharedBytes
-                      : StreamShape<kType, StreamTiles(32), 4, kStreamWarps, StreamStages(32)>::kSharedBytes;
+  return rows == 8
+             ? StreamShape<kType, StreamTiles(8), 1, kStreamWarps, StreamStages(8)>::kSharedBytes
+         : rows == 16
+             ? StreamShape<kType, StreamTiles(16), 2, kStreamWarps, StreamStages(16)>::kSharedBytes
+             : StreamShape<kType, StreamTiles(32), 4, kStreamWarps, StreamStages(32)>::kSharedBytes;
 }
 
 template <int kType>

@@ -18,8 +18,11 @@ struct Named {
 
 // Every entry point of kernels.cu with the shared memory it wants.
 std::vector<Named> EntryPoints() {
-  std::vector<Named> names = {{"slc_down_half", 0}, {"slc_down_float", 0}, {"slc_up_half", 0},
-                              {"slc_up_float", 0},  {"slc_check", 0}};
+  std::vector<Named> names = {{"slc_down_half", 0},
+                              {"slc_down_float", 0},
+                              {"slc_up_half", 0},
+                              {"slc_up_float", 0},
+                              {"slc_check", 0}};
   for (const char* x : {"half", "float"}) {
     for (const int type : {kF16, kI8, kI4}) {
       const std::string values = type == kF16 ? "f16" : type == kI8 ? "i8" : "i4";
@@ -63,9 +66,8 @@ Kernels::Kernels(const Driver& driver) {
   CheckCuda(driver.ModuleLoadData(&module, image->data), "cuModuleLoadData");
   for (const Named& entry : EntryPoints()) {
     CuFunction function = nullptr;
-    CheckCuda(driver.ModuleGetFunction(&function, module, entry.name.c_str()),
-              entry.name.c_str());
-    if (entry.shared_bytes > 48 * 1024) {  // what a kernel may have without asking
+    CheckCuda(driver.ModuleGetFunction(&function, module, entry.name.c_str()), entry.name.c_str());
+    if (entry.shared_bytes > 48 * 1024) {         // what a kernel may have without asking
       if (entry.shared_bytes > shared) continue;  // Find says so if it is ever wanted
       CheckCuda(driver.FuncSetAttribute(function, kMaxDynamicSharedBytes, entry.shared_bytes),
                 "cuFuncSetAttribute");
@@ -107,11 +109,10 @@ void Launch(CuFunction kernel, const Grid& grid, void* arguments, void* stream, 
                     std::to_string(grid.y) + " thread blocks is more than CUDA launches");
   }
   void* pointers[] = {arguments};
-  CheckCuda(TheDriver().LaunchKernel(kernel, static_cast<unsigned>(grid.x),
-                                     static_cast<unsigned>(grid.y), 1,
-                                     static_cast<unsigned>(grid.threads), 1, 1,
-                                     static_cast<unsigned>(grid.shared_bytes),
-                                     static_cast<CuStream>(stream), pointers, nullptr),
+  CheckCuda(TheDriver().LaunchKernel(
+                kernel, static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), 1,
+                static_cast<unsigned>(grid.threads), 1, 1, static_cast<unsigned>(grid.shared_bytes),
+                static_cast<CuStream>(stream), pointers, nullptr),
             what);
 }
 

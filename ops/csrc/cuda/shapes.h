@@ -36,11 +36,11 @@ struct StreamShape {
 
 // tiled_gemm.h
 
-constexpr int kTiledTiles = 4;    // row tiles of S
-constexpr int kTiledRows = 128;   // rows of X
-constexpr int kTiledWarps = 8;    // 2 along S's rows, 4 along X's
-constexpr int kWarpTiles = 2;     // row tiles of a warp
-constexpr int kWarpRows8 = 4;     // its rows of X, eight each
+constexpr int kTiledTiles = 4;   // row tiles of S
+constexpr int kTiledRows = 128;  // rows of X
+constexpr int kTiledWarps = 8;   // 2 along S's rows, 4 along X's
+constexpr int kWarpTiles = 2;    // row tiles of a warp
+constexpr int kWarpRows8 = 4;    // its rows of X, eight each
 
 // X's rows in shared memory are this many halves apart: 160 bytes, so that the 16 lanes that read
 // 8 bytes each at a time meet every bank once (rows g = 0 … 3 begin at banks 0, 8, 16, 24).
@@ -66,9 +66,9 @@ struct TiledShape {
 
 // adapters.h and check_blob.h
 
-constexpr int kAdapterRows = 8;   // rows of X or H that a warp has at a time
+constexpr int kAdapterRows = 8;  // rows of X or H that a warp has at a time
 constexpr int kAdapterWarps = 8;
-constexpr int kUpLanes = 8;       // of a warp, for one row of B
+constexpr int kUpLanes = 8;  // of a warp, for one row of B
 constexpr int kCheckThreads = 256;
 
 }  // namespace slc::cuda

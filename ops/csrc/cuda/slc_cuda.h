@@ -1,4 +1,5 @@
-// The C interface of libslc_ops_cuda.so, under onnxruntime's glue: device pointers, sizes, a stream.
+// The C interface of libslc_ops_cuda.so, under onnxruntime's glue: device pointers, sizes, a
+// stream.
 //
 // A function returns null, or in one sentence why it failed, valid until the next call on this
 // thread. Calls use the CUDA context that is current on the calling thread. None allocates or

@@ -1,6 +1,7 @@
-// Few rows of X (up to 32): every block of S is decoded once, by one warp, straight into the operands
-// of tensor cores. A thread block takes kTiles row tiles; its warps split K and add up at the end in
-// a fixed order, so that the result does not depend on timing and no scratch memory is needed.
+// Few rows of X (up to 32): every block of S is decoded once, by one warp, straight into the
+// operands of tensor cores. A thread block takes kTiles row tiles; its warps split K and add up at
+// the end in a fixed order, so that the result does not depend on timing and no scratch memory is
+// needed.
 //
 // A warp has a ring of kStages blocks of its own in shared memory: while it decodes one, the next
 // are on their way (cp.async), and no other warp has to be waited for.
@@ -104,7 +105,7 @@ SLC_DEVICE void StreamGemm(const GemmArguments& in) {
   }
 
   CopyWait<0>();
-  SyncBlock();  // every ring is done with
+  SyncBlock();                                      // every ring is done with
   float* total = reinterpret_cast<float*>(shared);  // [kRows8·8, kTiles·16]
   constexpr int kAcross = kTiles * kBlockRows;
   for (int w = 0; w < kWarps; ++w) {

@@ -77,7 +77,8 @@ SLC_DEVICE u32 PairOf(u32 first, u32 second) {
   return kType == kI8 ? SubtractHalves(pair | kByteMagic, kByteZero) : pair;
 }
 
-// The lane's four columns of part `part`: halves' bits, two and two. `before`: of ValuesBeforeWords.
+// The lane's four columns of part `part`: halves' bits, two and two. `before`: of
+// ValuesBeforeWords.
 template <int kType>
 SLC_DEVICE void DecodePart(const u8* stage, const u16* table, u32 before, int part, u32& low,
                            u32& high) {

@@ -12,10 +12,10 @@ namespace slc::cuda {
 
 constexpr int kBlockRows = 16;
 constexpr int kBlockColumns = 64;
-constexpr int kWords = 32;          // of a block, 32 bits each
-constexpr int kParts = 8;           // of a block: two for each mma
-constexpr int kStepColumns = 16;    // of an mma
-constexpr int kUnitBytes = 16;      // values of a block begin at a multiple, and so are copied
+constexpr int kWords = 32;        // of a block, 32 bits each
+constexpr int kParts = 8;         // of a block: two for each mma
+constexpr int kStepColumns = 16;  // of an mma
+constexpr int kUnitBytes = 16;    // values of a block begin at a multiple, and so are copied
 constexpr int kMaskUnits = kWords * 4 / kUnitBytes;
 constexpr int kScaleUnits = kBlockRows * 2 / kUnitBytes;
 
@@ -27,9 +27,7 @@ SLC_HOST_DEVICE constexpr int MaxUnits(int value_type) {
 }
 
 // Stored values in a unit.
-SLC_HOST_DEVICE constexpr int ValuesInUnit(int value_type) {
-  return 1024 / MaxUnits(value_type);
-}
+SLC_HOST_DEVICE constexpr int ValuesInUnit(int value_type) { return 1024 / MaxUnits(value_type); }
 
 // The word of a block that holds (row, column), both within the block.
 SLC_HOST_DEVICE constexpr int WordOf(int row, int column) {

@@ -1,5 +1,5 @@
-// Many rows of X (more than 32): a thread block takes 64 rows of S by 128 rows of X. Each block of S
-// is decoded once into shared memory, in the order in which tensor cores want it, and used by all
+// Many rows of X (more than 32): a thread block takes 64 rows of S by 128 rows of X. Each block of
+// S is decoded once into shared memory, in the order in which tensor cores want it, and used by all
 // warps: two halves of its rows times four quarters of X's.
 //
 // Three things overlap (SALR's pipeline has the first two): tensor cores work on block b, the same

@@ -1,10 +1,11 @@
-// Runs the kernels of csrc/cuda on the CPU, one thread block at a time: every CUDA thread is a fiber,
-// which gives way wherever threads wait for each other. It is there to find wrong indices, missing
-// waits and missing barriers, not to be fast:
+// Runs the kernels of csrc/cuda on the CPU, one thread block at a time: every CUDA thread is a
+// fiber, which gives way wherever threads wait for each other. It is there to find wrong indices,
+// missing waits and missing barriers, not to be fast:
 //
 // - shared memory begins as NaN bits, and reads or writes beyond what was asked for abort;
 // - cp.async copies when it is waited for and not before, so that reading too early reads what was;
-// - threads run in an order that a seed shuffles anew whenever all have given way;
+// - threads run in an order that a seed shuffles anew whenever all have given way, and half of the
+//   warps rest as long as the others get on;
 // - a collective that some threads of a warp never reach aborts with what each waits for.
 #pragma once
 
@@ -163,12 +164,18 @@ inline void RunBlock(Block* block, std::mt19937* order) {
     makecontext(&fiber.context, Entry, 0);
     turn.push_back(i);
   }
+  u32 resting = static_cast<u32>((*order)());
   while (!turn.empty()) {
     std::shuffle(turn.begin(), turn.end(), *order);
     block->moved = false;
-    for (const int i : turn) {
-      block->current = i;
-      swapcontext(&block->scheduler, &block->fibers[static_cast<size_t>(i)].context);
+    if ((*order)() % 16 == 0) resting = static_cast<u32>((*order)());
+    for (const bool rested : {false, true}) {  // whole warps fall behind, while others can go on
+      if (rested && block->moved) break;
+      for (const int i : turn) {
+        if ((resting >> (i / 32) % 32 & 1u) != static_cast<u32>(rested)) continue;
+        block->current = i;
+        swapcontext(&block->scheduler, &block->fibers[static_cast<size_t>(i)].context);
+      }
     }
     turn.erase(std::remove_if(turn.begin(), turn.end(),
                               [&](int i) { return block->fibers[static_cast<size_t>(i)].done; }),

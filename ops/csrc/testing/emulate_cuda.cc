@@ -10,11 +10,8 @@ namespace {
 
 using Gemm = void (*)(GemmArguments);
 
-#define SLC_ROW(name)                                                                \
-  {                                                                                  \
-    slc_stream_##name##_8, slc_stream_##name##_16, slc_stream_##name##_32,           \
-        slc_tiled_##name                                                             \
-  }
+#define SLC_ROW(name) \
+  {slc_stream_##name##_8, slc_stream_##name##_16, slc_stream_##name##_32, slc_tiled_##name}
 // By value type, type of X, and kernel.
 constexpr Gemm kGemms[3][2][4] = {{SLC_ROW(f16_half), SLC_ROW(f16_float)},
                                   {SLC_ROW(i8_half), SLC_ROW(i8_float)},
@@ -30,8 +27,7 @@ SLC_TEST_API void slc_emulate_gemm(int value_type, int float_x, int tiled, unsig
   const Grid grid = GemmGridOf(value_type, in->S.n, in->m, tiled != 0);
   const int nth = tiled != 0 ? 3 : NthStream(StreamRows(in->m));
   const Gemm kernel = kGemms[value_type - 1][float_x][nth];
-  emulated::Launch(grid.x, grid.y, grid.threads, grid.shared_bytes, seed,
-                   [&] { kernel(*in); });
+  emulated::Launch(grid.x, grid.y, grid.threads, grid.shared_bytes, seed, [&] { kernel(*in); });
 }
 
 SLC_TEST_API void slc_emulate_down(int float_x, unsigned seed, const DownArguments* in) {
@@ -72,7 +68,8 @@ SLC_TEST_API long long slc_blocks_of_split(long long blocks, int split, int spli
   return BlocksOfSplit(blocks, split, splits);
 }
 
-// m16n8k16 by itself, for a test against the definition: A [16, 16], B [16, 8], C [16, 8] row-major.
+// m16n8k16 by itself, for a test against the definition: A [16, 16], B [16, 8], C [16, 8]
+// row-major.
 SLC_TEST_API void slc_emulate_mma(const u16* A, const u16* B, float* C) {
   emulated::Launch(1, 1, 32, 0, 0, [&] {
     const int g = Lane() / 4, t = Lane() % 4;

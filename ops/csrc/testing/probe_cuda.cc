@@ -1,4 +1,5 @@
-// Loads libslc_ops_cuda.so as libslc_ops.so does, and says what it holds and whether it can run here.
+// Loads libslc_ops_cuda.so as libslc_ops.so does, and says what it holds and whether it can run
+// here.
 //
 //   probe_cuda PATH
 #include <dlfcn.h>
