@@ -108,11 +108,15 @@ def _check(
     W = bitmap.decode(blob).astype(np.float64)
     exact = X.astype(np.float64) @ W.T + (0 if bias is None else bias)
     bound = matmul_bound(X, W, bias, lanes=1)
-    if x_type is np.float16:
-        bound = with_f16_output(bound, exact)
     got = cuda.gemm(blob, X, bias, tiled=tiled, seed=seed)
     context = f"{value_type} N {S.shape[0]} K {S.shape[1]} m {m} seed {seed} tiled {tiled}"
-    assert_within(got, exact, bound, context)
+    _assert_rounded(got, exact, bound, context)
+
+
+def _assert_rounded(got: np.ndarray, exact: np.ndarray, bound: np.ndarray, what: str = "") -> None:
+    """Within the bound of float32, and of one rounding more where the output is f16."""
+    half = got.dtype == np.float16
+    assert_within(got, exact, with_f16_output(bound, exact) if half else bound, what)
 
 
 @settings(max_examples=12, deadline=None)
@@ -174,6 +178,12 @@ def _adapter(rng: np.random.Generator, rows: int, columns: int, dtype: type) -> 
     return rng.standard_normal((rows, columns)).astype(dtype), None
 
 
+def _exact(matrix: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
+    """An adapter's matrix in float64, its rows times their scales."""
+    whole = matrix.astype(np.float64)
+    return whole if scale is None else whole * scale[:, None].astype(np.float64)
+
+
 @settings(max_examples=12, deadline=None)
 @given(
     k=st.integers(1, 300),
@@ -193,13 +203,12 @@ def test_down(cuda, k, m, ranks, types, x_type, gated, seed) -> None:
         return  # the host launches nothing
     A = [A for A, _ in made]
     got = cuda.down(X, A, [scale for _, scale in made], gate, seed)
-    exact_A = np.concatenate([A.astype(np.float64) * (1 if s is None else s[:, None].astype(float))
-                              for A, s in made])  # fmt: skip
+    exact_A = np.concatenate([_exact(*pair) for pair in made])
     if gate is not None:
         exact_A *= gate[:, None].astype(np.float64)
     exact = X.astype(np.float64) @ exact_A.T
     bound = matmul_bound(X, exact_A)
-    assert_within(got, exact, with_f16_output(bound, exact) if x_type is np.float16 else bound)
+    _assert_rounded(got, exact, bound)
 
 
 @settings(max_examples=12, deadline=None)
@@ -218,12 +227,11 @@ def test_up(cuda, n, m, ranks, types, x_type, offset, seed) -> None:
     H = rng.standard_normal((m, offset + sum(ranks) + 3)).astype(x_type)
     Y0 = rng.standard_normal((m, n)).astype(x_type)
     got = cuda.up(Y0, H, [B for B, _ in made], [scale for _, scale in made], offset, seed)
-    exact_B = np.concatenate([B.astype(np.float64) * (1 if s is None else s[:, None].astype(float))
-                              for B, s in made], axis=1)  # fmt: skip
+    exact_B = np.concatenate([_exact(*pair) for pair in made], axis=1)
     used = H[:, offset : offset + sum(ranks)]
     exact = Y0.astype(np.float64) + used.astype(np.float64) @ exact_B.T
     bound = matmul_bound(used, exact_B, Y0)
-    assert_within(got, exact, with_f16_output(bound, exact) if x_type is np.float16 else bound)
+    _assert_rounded(got, exact, bound)
 
 
 def test_adapters_agree_with_the_reference(cuda: CudaKernels) -> None:

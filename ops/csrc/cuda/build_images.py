@@ -46,7 +46,7 @@ def main() -> int:
     given = parser.parse_args()
     try:
         build(given.out)
-    except BuildError as error:
+    except (BuildError, OSError) as error:
         print(f"build_images: {error}", file=sys.stderr)
         return 2
     return 0

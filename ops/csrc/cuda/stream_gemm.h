@@ -116,8 +116,8 @@ SLC_DEVICE void StreamGemm(const GemmArguments& in) {
         for (int j = 0; j < kRows8; ++j) {
           SLC_UNROLL
           for (int i = 0; i < 4; ++i) {
-            const int row = 8 * j + lane % 4 * 2 + i % 2;
-            const int column = t * kBlockRows + LaneRow(lane) + i / 2 * 8;
+            const int row = 8 * j + SumRowOfX(lane, i);
+            const int column = t * kBlockRows + SumRowOfS(lane, i);
             float& to = total[row * kAcross + column];
             to = w == 0 ? sums[t][j][i] : to + sums[t][j][i];
           }

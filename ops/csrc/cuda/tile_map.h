@@ -53,6 +53,10 @@ SLC_HOST_DEVICE constexpr int LaneRow(int lane) { return lane / 4; }
 // The first of the four columns, within the 16 of an mma, that a lane has of A and of B.
 SLC_HOST_DEVICE constexpr int LaneColumn(int lane) { return lane % 4 * 4; }
 
+// Element i of a lane's C operand: the row of X among eight, and the row of S among 16.
+SLC_HOST_DEVICE constexpr int SumRowOfX(int lane, int i) { return lane % 4 * 2 + i % 2; }
+SLC_HOST_DEVICE constexpr int SumRowOfS(int lane, int i) { return LaneRow(lane) + i / 2 * 8; }
+
 // The word that a lane reads in a part. Part 2·s + h is columns 16·s … of rows 8·h ….
 SLC_HOST_DEVICE constexpr int LaneWord(int part, int lane) { return part * 4 + lane / 8; }
 

@@ -148,8 +148,8 @@ SLC_DEVICE void TiledGemm(const GemmArguments& in) {
     for (int j = 0; j < kWarpRows8; ++j) {
       SLC_UNROLL
       for (int i = 0; i < 4; ++i) {
-        const i64 row = row0 + row_quarter + 8 * j + lane % 4 * 2 + i % 2;
-        const i64 column = (tile0 + tile_half + t) * kBlockRows + LaneRow(lane) + i / 2 * 8;
+        const i64 row = row0 + row_quarter + 8 * j + SumRowOfX(lane, i);
+        const i64 column = (tile0 + tile_half + t) * kBlockRows + SumRowOfS(lane, i);
         if (row < in.m && column < S.n) StoreY<kFloatX>(in, row, column, sums[t][j][i]);
       }
     }
