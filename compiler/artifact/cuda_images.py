@@ -95,12 +95,9 @@ def _plain_images(data: mmap.mmap) -> Iterator[tuple[str, int]]:
     while at >= 0:
         if at + _ELF_FLAGS + 4 <= len(data):
             (machine,) = struct.unpack_from("<H", data, at + _ELF_MACHINE)
-            version, flags = (
-                data[at + _ELF_ABI_VERSION],
-                struct.unpack_from("<I", data, at + _ELF_FLAGS)[0],
-            )
+            (flags,) = struct.unpack_from("<I", data, at + _ELF_FLAGS)
             # Since CUDA 13 the SM is the second byte of the flags.
-            sm = flags >> 8 & 0xFF if version >= _ABI_CUDA_13 else flags & 0xFF
+            sm = (flags >> 8 if data[at + _ELF_ABI_VERSION] >= _ABI_CUDA_13 else flags) & 0xFF
             if machine == _EM_CUDA and sm in _SM:
                 yield "cubin", sm
         at = data.find(_ELF, at + len(_ELF))

@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 import slc.ops
+from slc.compiler.passes.lowering import add_initializer
 
 _F32, _F16 = ir.DataType.FLOAT, ir.DataType.FLOAT16
 _F16_MAX = float(np.finfo(np.float16).max)
@@ -43,20 +44,20 @@ class HalfPrecision(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrites the whole model."""
         graph = model.graph
-        keep_interface(graph, self._state)
+        _keep_interface(graph, self._state)
         for node in list(graph.all_nodes()):
             _retype_node(node)
         for owner in _graphs(graph):
             for value in list(owner.initializers.values()):
-                _retype_initializer(owner, value)
+                _retype_initializer(model, value)
         for value in graph.inputs:
             if str(value.name) in self._state:
                 _retype(value)
         return ir.passes.PassResult(model, True)
 
 
-def keep_interface(graph: ir.Graph, state: Collection[str]) -> None:
-    """Puts a Cast behind every f32 input and before every f32 output that is not in `state`."""
+def _keep_interface(graph: ir.Graph, state: Collection[str]) -> None:
+    """Rule 3: a Cast behind every f32 input and before every f32 output that is not in `state`."""
     for value in list(graph.inputs):
         overridable = value.is_initializer()  # an adapter's slot: rule 2
         if value.dtype != _F32 or value.name in state or overridable:
@@ -144,7 +145,7 @@ def _retype(value: ir.Value) -> None:
         value.type = ir.TensorType(_F16)
 
 
-def _retype_initializer(graph: ir.Graph, value: ir.Value) -> None:
+def _retype_initializer(model: ir.Model, value: ir.Value) -> None:
     """In place; as a second one beside it where it is also wanted in f32."""
     tensor = value.const_value
     if tensor is None or tensor.dtype != _F32 or value.is_graph_input():
@@ -162,10 +163,6 @@ def _retype_initializer(graph: ir.Graph, value: ir.Value) -> None:
         value.const_value = half
         value.type = ir.TensorType(_F16)
         return
-    from slc.compiler.passes.lowering import add_initializer
-
-    assert isinstance(graph, ir.Graph)
-    model = ir.Model(graph, ir_version=10)
     other = add_initializer(model, f"{value.name}.f16", half)
     for node, index in halved:
         node.replace_input_with(index, other)
