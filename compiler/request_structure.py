@@ -138,21 +138,21 @@ def decompose_source(
 ) -> StructuredCheckpoint:  # fmt: skip
     """The checkpoint `path` of a dense model: calibrated, decomposed and, if asked for, matched."""
     from slc.compiler.structure.block_matching import check_matchable, match_blocks
-    from slc.compiler.structure.calibration import activation_grams, activation_statistics
+    from slc.compiler.structure.calibration import activation_moments, activation_statistics
     from slc.compiler.structure.decompose import decompose
 
     text = request.text()
-    statistics = grams = None
+    statistics = moments = None
     if request.match_blocks is not None and text is not None:
         check_matchable(source, text)  # before the slow part
     if text is not None and method == "oats":
         statistics = activation_statistics(source, text, progress=progress)
     elif text is not None:
-        grams = partial(activation_grams, source, text, progress=progress)
+        moments = partial(activation_moments, source, text, progress=progress)
     first = path.with_name(f".{path.name}.unmatched.slr") if request.match_blocks else path
     checkpoint = decompose(
         source, first, method=method, density=density, rank=rank, statistics=statistics,
-        grams=grams, value_type=_integers(method, request.values), group=request.group,
+        moments=moments, value_type=_integers(method, request.values), group=request.group,
         balance=balance, iterations=request.iterations, jobs=request.jobs,
         replace=replace or first != path, progress=as_stage(progress, f"decomposing by {method}"),
     )  # fmt: skip

@@ -13,7 +13,7 @@ import dataclasses
 
 from slc.compiler.structure import hessian
 from slc.compiler.structure.decomposition import F32
-from slc.compiler.structure.metric import Metric
+from slc.compiler.structure.metric import DAMPING, Metric
 from slc.compiler.structure.stored_grid import IntegerType
 
 TRIAL_ITERATIONS = 60  # order the sizes as the whole run does; their losses are about twice its
@@ -30,7 +30,15 @@ class Size:
 
 
 def balanced(
-    W: F32, H: F32, size: Size, *, seed: int, value_type: IntegerType | None, group: int
+    W: F32,
+    H: F32,
+    size: Size,
+    *,
+    seed: int,
+    value_type: IntegerType | None,
+    group: int,
+    damping: float = DAMPING,
+    judge: F32 | None = None,
 ) -> Size:
     """The size of least loss among those whose values and adapter take the bytes of `size`.
 
@@ -41,13 +49,15 @@ def balanced(
       seed: of the decomposition.
       value_type: as of `hessian.decompose_matrix`.
       group: likewise.
+      damping: likewise.
+      judge: E[x·xᵀ] that the loss is measured with; None: H.
     """
-    metric = Metric.of(H)
+    metric = Metric.of(H if judge is None else judge, damping)
 
     def loss(size: Size) -> float:
         made = hessian.decompose_matrix(
             W.copy(), H, density=size.density, rank=size.rank, iterations=TRIAL_ITERATIONS,
-            seed=seed, value_type=value_type, group=group,
+            seed=seed, value_type=value_type, group=group, damping=damping,
         )  # fmt: skip
         E = W - made.B @ made.A
         E.reshape(-1)[made.index] -= made.value

@@ -2,6 +2,11 @@
 
 Their diagonal is OATS's D² (oats.py); the matrix is the Hessian of the layer loss (hessian.py).
 
+Weights are fitted to most of the text and judged by the rest. A Linear of all-MiniLM-L6-v2 rounded
+to int4 by error feedback over 3000 tokens lost on other text 1.4 to 3.8 times what it lost on
+those, a table that nothing was fitted to 1.06 times: judged by what they were fitted to, Linears
+would get fewer bits than they deserve.
+
 The dense graph itself runs in onnxruntime, one text at a time and without padding, so no mask has
 to be undone and every row counts.
 """
@@ -31,6 +36,7 @@ Array = npt.NDArray[Any]
 
 LIMIT_TOKENS = 16384  # mean squares settle long before this
 TOKENS_PER_TEXT = 512
+HELD_OUT_EVERY = 5  # texts: one that weights are judged by and not fitted to
 
 _TYPES: dict[str, np.dtype[Any]] = {
     "tensor(int64)": np.dtype(np.int64),
@@ -68,7 +74,7 @@ def activation_statistics(
     probes, outputs = _observe(source, path, source.linears, sum_of_squares, limit_tokens, progress)
     sums: dict[Probe, npt.NDArray[np.float64]] = {}
     rows: dict[Probe, int] = {}
-    for probe, statistic, count in outputs:
+    for _, probe, statistic, count in outputs:
         sums[probe] = sums.get(probe, 0.0) + statistic.astype(np.float64)
         rows[probe] = rows.get(probe, 0) + count
     return {
@@ -77,32 +83,29 @@ def activation_statistics(
     }
 
 
-def activation_grams(
-    source: Source,
-    path: Path,
-    linears: list[Linear],
-    *,
-    limit_tokens: int = LIMIT_TOKENS,
-    progress: Progress | None = None,
-) -> dict[str, npt.NDArray[np.float32]]:
-    """H of `activation_moments`, whose arguments these are: f32 [K, K] by Linear name."""
-    moments = activation_moments(
-        source, path, linears, limit_tokens=limit_tokens, progress=progress
-    )
-    return {name: one.H for name, one in moments.items()}
-
-
 @dataclasses.dataclass(frozen=True)
 class Moments:
     """What is kept of the inputs x of a Linear.
 
     Attributes:
-      H: E[x·xᵀ], f32 [K, K].
+      H: E[x·xᵀ] of what weights are fitted to, f32 [K, K].
       rounding: E[(x − x̂)²], x̂ being x in int8 as accuracy_level 4 rounds it, f64 [K].
+      held_out: E[x·xᵀ] of every fifth text, which is not in H; None where there are fewer.
     """
 
     H: npt.NDArray[np.float32]
     rounding: npt.NDArray[np.float64]
+    held_out: npt.NDArray[np.float32] | None = None
+
+    @property
+    def judge(self) -> npt.NDArray[np.float32]:
+        """What errors are measured with, f32 [K, K]."""
+        return self.H if self.held_out is None else self.held_out
+
+
+def is_held_out(run: int) -> bool:
+    """Whether weights are not fitted to the text (or the feeds of an .npz) of this number."""
+    return run % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
 
 
 def activation_moments(
@@ -118,7 +121,7 @@ def activation_moments(
     Args:
       source: the dense model.
       path: as for `activation_statistics`.
-      linears: of the model; memory is 4·K² bytes for each distinct input among theirs.
+      linears: of the model; memory is 8·K² bytes for each distinct input among theirs.
       limit_tokens: of text, after which no other is begun.
       progress: called as progress(done, total, what), once per run of the graph.
 
@@ -130,17 +133,19 @@ def activation_moments(
       ModelError: the graph can't be run.
     """
     probes, outputs = _observe(source, path, linears, all_rows, limit_tokens, progress)
-    sums: dict[Probe, _Sums] = {}
-    for probe, rows, _ in outputs:
+    fitted: dict[Probe, _Sums] = {}
+    held_out: dict[Probe, _Sums] = {}
+    for run, probe, rows, _ in outputs:
+        sums = held_out if is_held_out(run) else fitted
         sums.setdefault(probe, _Sums(rows.shape[1])).add(rows)
     shared: dict[tuple[Probe, ...], Moments] = {}
     for some in probes.values():
         if tuple(some) not in shared:
-            parts = [sums[probe] for probe in some]
-            rows_in_all = max(1, sum(part.rows for part in parts))
-            gram = np.sum([part.gram() for part in parts], axis=0)
-            rounding = np.sum([part.rounding for part in parts], axis=0)
-            shared[tuple(some)] = Moments(gram / np.float32(rows_in_all), rounding / rows_in_all)
+            parts = [fitted[probe] for probe in some]
+            others = [held_out[probe] for probe in some if probe in held_out]
+            count = max(1, sum(part.rows for part in parts + others))
+            rounding = np.sum([part.rounding for part in parts + others], axis=0) / count
+            shared[tuple(some)] = Moments(_mean(parts), rounding, _mean(others) if others else None)
     return {name: shared[tuple(some)] for name, some in probes.items()}
 
 
@@ -173,6 +178,13 @@ class _Sums:
         return self._sum
 
 
+def _mean(parts: list[_Sums]) -> npt.NDArray[np.float32]:
+    """E[x·xᵀ] over all of them."""
+    rows = max(1, sum(part.rows for part in parts))
+    mean: npt.NDArray[np.float32] = np.sum([part.gram() for part in parts], axis=0)
+    return mean / np.float32(rows)
+
+
 def _observe(
     source: Source,
     path: Path,
@@ -180,11 +192,11 @@ def _observe(
     reduction: Reduction,
     limit_tokens: int,
     progress: Progress | None,
-) -> tuple[dict[str, list[Probe]], Iterator[tuple[Probe, Array, int]]]:
-    """The probes by Linear name, and (probe, statistic, rows) of each run of the graph."""
+) -> tuple[dict[str, list[Probe]], Iterator[tuple[int, Probe, Array, int]]]:
+    """The probes by Linear name, and (run, probe, statistic, rows) of each run of the graph."""
     model, probes = instrument(source.graph, linears, reduction)
 
-    def outputs() -> Iterator[tuple[Probe, Array, int]]:
+    def outputs() -> Iterator[tuple[int, Probe, Array, int]]:
         with tempfile.TemporaryDirectory(dir=source.workdir) as folder:
             session = open_session(model, Path(folder))
             runs = calibration_feeds(source, session, path, limit_tokens)
@@ -218,11 +230,11 @@ def _run_all(
     probes: dict[str, list[Probe]],
     runs: Iterable[tuple[dict[str, Array], int, int]],
     progress: Progress | None,
-) -> Iterator[tuple[Probe, Array, int]]:
-    """Runs the feeds; every distinct probe's statistic and number of rows of each."""
+) -> Iterator[tuple[int, Probe, Array, int]]:
+    """Runs the feeds; the run's number, every distinct probe's statistic and number of rows."""
     distinct = list(dict.fromkeys(probe for some in probes.values() for probe in some))
     names = [name for probe in distinct for name in (probe.statistic, probe.rows)]
-    for feeds, done, total in runs:
+    for run, (feeds, done, total) in enumerate(runs):
         try:
             values = session.run(names, feeds)
         except Exception as error:  # as above
@@ -231,7 +243,7 @@ def _run_all(
                 "check that they are this model's"
             ) from error
         for i, probe in enumerate(distinct):
-            yield probe, values[2 * i], int(values[2 * i + 1][0])
+            yield run, probe, values[2 * i], int(values[2 * i + 1][0])
         if progress is not None:
             progress(done, total, "calibration")
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +19,9 @@ from slc.compiler.progress import Progress
 from slc.compiler.request import METHODS
 from slc.compiler.structure import hessian, oats, salr
 from slc.compiler.structure.balance import Size, balanced
+from slc.compiler.structure.calibration import Moments
 from slc.compiler.structure.checkpoint import StructuredCheckpoint
 from slc.compiler.structure.decomposition import F32, Decomposition
-from slc.compiler.structure.metric import DAMPING
 from slc.compiler.structure.records import CheckpointMeta
 from slc.compiler.structure.stored_grid import IntegerType
 from slc.compiler.structure.writer import CheckpointWriter
@@ -32,10 +31,12 @@ MAGNITUDE_MAX = 1e15  # squares of weights up to here add up in f32 without over
 
 GRAMS_BYTES_MAX = 1 << 30  # of the matrices H that wait for their Linears at one time
 
+_Statistic = npt.NDArray[np.float64] | Moments  # E[x²] of each column, or E[x·xᵀ]
+
 _BITS: dict[IntegerType, int] = {"i8": 8, "i4": 4}
 
 Statistics = Mapping[str, npt.NDArray[np.float64]]
-Grams = Callable[[list[Linear]], Mapping[str, F32]]
+MomentsOf = Callable[[list[Linear]], Mapping[str, Moments]]
 
 
 def decompose(
@@ -46,7 +47,7 @@ def decompose(
     density: float,
     rank: int,
     statistics: Statistics | None = None,
-    grams: Grams | None = None,
+    moments: MomentsOf | None = None,
     iterations: int | None = None,
     value_type: IntegerType | None = None,
     group: int = 64,
@@ -69,8 +70,8 @@ def decompose(
       density: of S, 0 to 1.
       rank: of the adapter.
       statistics: E[x²] of every input column by Linear name, f64 [K]; `oats` wants it.
-      grams: gives E[x·xᵀ] f32 [K, K] of some Linears by name; `hessian` wants it. Called for as
-        many at a time as `GRAMS_BYTES_MAX` holds.
+      moments: gives E[x·xᵀ] of some Linears by name; `hessian` wants it. Called for as many at a
+        time as `GRAMS_BYTES_MAX` holds.
       iterations: of `oats` or `hessian`; None is what each takes by itself.
       value_type: of blobs that S is rounded for, by `hessian` only; None leaves it in f32.
       group: columns that share a scale of i8 and i4 values.
@@ -86,7 +87,7 @@ def decompose(
       ModelError: a weight is not finite, or its statistics are missing.
     """
     _check_request(method, density, rank, iterations)
-    if {"oats": statistics, "hessian": grams}.get(method, ()) is None:
+    if {"oats": statistics, "hessian": moments}.get(method, ()) is None:
         raise RequestError(f"method {method!r} needs activation statistics: give calibration text")
     linears = [linear for linear in source.linears if linear.kind == "linear"]
     settings = _settings(method, density, rank, iterations)
@@ -103,8 +104,8 @@ def decompose(
         read = partial(weight_array, source)
     with CheckpointWriter(path, meta, source, replace=replace) as writer:
         done = 0
-        for some in in_turns(linears) if grams is not None else [linears]:
-            given = statistics if grams is None else grams(some)
+        for some in in_turns(linears) if moments is not None else [linears]:
+            given = statistics if moments is None else moments(some)
             work = partial(_structure, read=read, writer=writer, statistics=given)
             run_all(work, some, jobs, progress, done, len(linears))
             done += len(some)
@@ -119,7 +120,7 @@ def _settings(
     if method == "oats":
         settings |= {"iterations": iterations or oats.ITERATIONS, "damping": oats.DAMPING}
     elif method == "hessian":
-        settings |= {"iterations": iterations or hessian.ITERATIONS, "damping": DAMPING}
+        settings |= {"iterations": iterations or hessian.ITERATIONS}
     return settings
 
 
@@ -128,7 +129,7 @@ def in_turns(linears: list[Linear]) -> Iterator[list[Linear]]:
     some: list[Linear] = []
     held = 0
     for linear in linears:
-        size = 4 * linear.K**2
+        size = 8 * linear.K**2
         if some and held + size > GRAMS_BYTES_MAX:
             yield some
             some, held = [], 0
@@ -176,7 +177,7 @@ def _structure(
     *,
     read: Callable[[Linear], F32],
     writer: CheckpointWriter,
-    statistics: Mapping[str, npt.NDArray[Any]] | None,
+    statistics: Mapping[str, _Statistic] | None,
 ) -> None:
     """One Linear, from its weight to its file."""
     W = np.ascontiguousarray(read(linear), dtype=np.float32)
@@ -191,7 +192,8 @@ def _structure(
             f"{MAGNITUDE_MAX:g}, where finite weights are wanted: repair or retrain the model"
         )
     moments = _moments(linear, writer.meta.method, statistics)
-    fingerprint = writer.fingerprint(linear, W, moments)
+    seen = moments.H if isinstance(moments, Moments) else moments
+    fingerprint = writer.fingerprint(linear, W, seen)
     if writer.keep(linear, fingerprint):
         return
     if not W.flags.writeable:
@@ -201,13 +203,13 @@ def _structure(
 
 
 def _decomposition(
-    W: F32, moments: npt.NDArray[Any] | None, method: str, settings: dict[str, float | int]
+    W: F32, moments: _Statistic | None, method: str, settings: dict[str, float | int]
 ) -> Decomposition:
     density, rank = float(settings["density"]), int(settings["rank"])
     if moments is None:
         return salr.decompose_matrix(W, density=density, rank=rank, seed=SEED)
     iterations = int(settings["iterations"])
-    if method == "oats":
+    if not isinstance(moments, Moments):
         return oats.decompose_matrix(
             W, moments, density=density, rank=rank, iterations=iterations, seed=SEED
         )
@@ -215,17 +217,21 @@ def _decomposition(
     value_type = bits.get(int(settings.get("bits", 0)))
     group = int(settings.get("group", 64))
     size = Size(density, rank)
+    damping = hessian.chosen_damping(W, moments.H, moments.held_out, density)
     if settings.get("balance"):
-        size = balanced(W, moments, size, seed=SEED, value_type=value_type, group=group)
+        size = balanced(
+            W, moments.H, size, seed=SEED, value_type=value_type, group=group, damping=damping,
+            judge=moments.judge,
+        )  # fmt: skip
     return hessian.decompose_matrix(
-        W, moments, density=size.density, rank=size.rank, iterations=iterations, seed=SEED,
-        value_type=value_type, group=group,
+        W, moments.H, density=size.density, rank=size.rank, iterations=iterations, seed=SEED,
+        value_type=value_type, group=group, damping=damping,
     )  # fmt: skip
 
 
 def _moments(
-    linear: Linear, method: str, statistics: Mapping[str, npt.NDArray[Any]] | None
-) -> npt.NDArray[Any] | None:
+    linear: Linear, method: str, statistics: Mapping[str, _Statistic] | None
+) -> _Statistic | None:
     """The statistics of one Linear, where the method uses them."""
     if method == "salr" or statistics is None:
         return None
@@ -235,8 +241,12 @@ def _moments(
             f"calibration gave no statistics for {linear.name!r}: its nodes were not reached, "
             "use --method salr or calibration inputs that reach it"
         )
-    squares = np.diag(moments) if moments.ndim == 2 else moments
-    if squares.shape != (linear.K,) or not np.isfinite(moments).all() or (squares < 0).any():
+    arrays = [moments.H, moments.judge] if isinstance(moments, Moments) else [moments]
+    squares = [np.diag(array) if array.ndim == 2 else array for array in arrays]
+    if (
+        any(square.shape != (linear.K,) or (square < 0).any() for square in squares)
+        or not all(np.isfinite(array).all() for array in arrays)
+    ):  # fmt: skip
         raise ModelError(
             f"the activation statistics of {linear.name!r} are not {linear.K} finite non-negative "
             "mean squares: the model overflows on the calibration text, or the text is another "

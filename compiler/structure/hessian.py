@@ -23,8 +23,9 @@ import dataclasses
 
 import numpy as np
 
+from slc.compiler.structure.damping import best_damping, some_rows
 from slc.compiler.structure.decomposition import F32, Decomposition, measured
-from slc.compiler.structure.metric import Metric
+from slc.compiler.structure.metric import DAMPING, Metric
 from slc.compiler.structure.ordering import Index, global_count, global_order
 from slc.compiler.structure.rounding import Grid, Mask, round_by_descent
 from slc.compiler.structure.stored_grid import IntegerType, fitted
@@ -34,6 +35,8 @@ from slc.compiler.structure.svd import oversampled, random_start, subspace_pass
 # part of that of oats 0.33, 0.22 and 0.16 after 60, 120 and 600 iterations, the mean cosine of
 # sentence embeddings 0.974, 0.982 and 0.987 (oats: 0.958).
 ITERATIONS = 600
+DAMPINGS = (DAMPING, 0.02, 0.05, 0.15, 0.4)  # to choose from
+_TRIAL_ITERATIONS = 10
 RHO_FIRST, RHO_LAST = 0.03, 0.4  # in units of H's diagonal
 _POLISH_ROUNDS = 3
 _GRADIENT_STEPS = 8
@@ -52,6 +55,7 @@ def decompose_matrix(
     seed: int = 0,
     value_type: IntegerType | None = None,
     group: int = 64,
+    damping: float = DAMPING,
 ) -> Decomposition:
     """S and L of one matrix.
 
@@ -65,11 +69,12 @@ def decompose_matrix(
       value_type: "i8" or "i4": S is rounded to what such a blob holds, in the metric of H, and L
         takes up what it can of the rounding; None leaves S in f32.
       group: columns that share a scale of i8 and i4.
+      damping: of H, such as `chosen_damping` finds.
 
     Returns:
       S ordered by |S·D|, D = sqrt(diag H), the adapter by singular value of L·H^½.
     """
-    metric = Metric.of(H)
+    metric = Metric.of(H, damping)
     X = W * metric.scale
     count = global_count(W.size, density)
     low_rank = _LowRank(X, metric, min(rank, *W.shape), seed)
@@ -86,6 +91,34 @@ def decompose_matrix(
         order="global", scale=metric.scale,
     )  # fmt: skip
     return dataclasses.replace(made, grid=grid)
+
+
+def chosen_damping(W: F32, H: F32, held_out: F32 | None, density: float) -> float:
+    """The damping of H that suits a decomposition of W, judged by H of text that was held out.
+
+    Some rows are fitted, in a few iterations and without L: what is shared by all rows has the
+    least freedom to follow noise.
+
+    Args:
+      W: f32 [N, K]; kept.
+      H: of the text that the decomposition sees, f32 [K, K].
+      held_out: of other text, f32 [K, K]; None gives `DAMPING`.
+      density: of S.
+    """
+    if held_out is None:
+        return DAMPING
+    rows = some_rows(W)
+    count = global_count(rows.size, density)
+    plain = Metric.of(H, DAMPINGS[0])
+    X = rows * plain.scale
+
+    def error(damping: float) -> F32:
+        metric = plain.redamped(damping - DAMPINGS[0])
+        S, _ = _solve(X, metric, _LowRank(X, metric, 0, 0), count, _TRIAL_ITERATIONS)
+        lost: F32 = (X - S) / metric.scale
+        return lost
+
+    return best_damping(DAMPINGS, error, held_out)
 
 
 def _order(importance: F32, mask: Mask, count: int) -> Index:

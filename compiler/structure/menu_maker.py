@@ -1,9 +1,10 @@
 """Makes the menu of a structured checkpoint: calibrates, prices every option, runs the model.
 
 Three passes: second moments of what each Linear reads; the options of one weight after another,
-several at a time; then one run of the model for each Linear with int4 in its place, whose output
-error over the layer's error is the Linear's sensitivity. The sum of sensitivity times error over
-all Linears then predicts the output error, as long as errors are small and do not interact.
+several at a time, fitted to most of the text and judged by the rest; then, on that rest, one run of
+the model for each Linear with int4 in its place, whose output error over the layer's error is the
+Linear's sensitivity. The sum of sensitivity times error over all Linears then predicts the output
+error, as long as errors are small and do not interact.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from slc.compiler.structure.calibration import Moments, activation_moments
 from slc.compiler.structure.checkpoint import StructuredCheckpoint
 from slc.compiler.structure.decompose import in_turns, run_all
 from slc.compiler.structure.decomposition import F32
+from slc.compiler.structure.gptq import DampedHessian
 from slc.compiler.structure.layer_error import LayerError, activation_error
 from slc.compiler.structure.menu import (
     CORRECTED_GROUP,
@@ -133,9 +135,9 @@ class _Maker:
         )
         found = {}
         for table, head in tied.items():
-            H = moments[head.name].H.copy()
-            H[np.diag_indices_from(H)] += np.float32(np.trace(H) / len(H))
-            found[table] = dataclasses.replace(moments[head.name], H=H)
+            of_head = moments[head.name]
+            other = None if of_head.held_out is None else _looked_up_too(of_head.held_out)
+            found[table] = dataclasses.replace(of_head, H=_looked_up_too(of_head.H), held_out=other)
         return found
 
     def _price(self, linear: Linear, *, moments: Mapping[str, Moments]) -> None:
@@ -144,13 +146,14 @@ class _Maker:
 
         W = np.ascontiguousarray(self._read(linear), np.float32)
         own = moments.get(linear.name)
-        H = None if own is None else own.H
-        layer = None if H is None else LayerError(H)
-        costly = linear.N * linear.K**2 > FEEDBACK_FLOPS_MAX
-        made = dense_options(W, None if costly else H, layer)
+        layer = None if own is None else LayerError(own.judge)
+        metric = None
+        if own is not None and linear.N * linear.K**2 <= FEEDBACK_FLOPS_MAX:
+            metric = DampedHessian.chosen(W, own.H, own.held_out, group=CORRECTED_GROUP)
+        made = dense_options(W, metric, layer)
         options, tensors = list(made.options), dict(made.tensors)
-        if layer is not None and linear.kind == "linear":
-            corrected, factors = correction_options(W, made.probe[0], layer)
+        if layer is not None and metric is not None and linear.kind == "linear":
+            corrected, factors = correction_options(W, made.probe[0], metric.H, layer)
             options, tensors = options + corrected, tensors | factors
         if layer is not None and linear.name in self._checkpoint.names:
             options += slice_options(W, layer, self._checkpoint, linear.name)
@@ -184,3 +187,10 @@ class _Maker:
         assert codes is not None  # written above
         error = model.error(linear, codes.matrix())
         return max(_SENSITIVITY_MIN, error / max(self._probe_errors[linear.name], 1e-30))
+
+
+def _looked_up_too(H: F32) -> F32:
+    """H of a head, f32 [K, K], with as much again for the looked-up rows of its table."""
+    both = H.copy()
+    both[np.diag_indices_from(both)] += np.float32(np.trace(H) / len(H))
+    return both

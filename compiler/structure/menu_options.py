@@ -56,8 +56,10 @@ class LinearMenu:
     probe: tuple[F32, float]
 
 
-def dense_options(W: F32, H: F32 | None, layer: LayerError | None) -> LinearMenu:
-    """int8 and int4 of W [N, K]; without H rounded to the nearest, errors per row of a table.
+def dense_options(
+    W: F32, metric: gptq.DampedHessian | None, layer: LayerError | None
+) -> LinearMenu:
+    """int8 and int4 of W [N, K]; without a metric to the nearest, errors per row of a table.
 
     In 8 bits too the metric matters: where one input is a thousand times larger than the others,
     rounding to the nearest lost more in 8 bits than error feedback in 4 (a down-projection of
@@ -71,9 +73,9 @@ def dense_options(W: F32, H: F32 | None, layer: LayerError | None) -> LinearMenu
         bits = BITS_OF[encoding]
         codes[encoding, group] = (
             round_matrix(W, bits=bits, group=group)
-            if H is None
+            if metric is None
             else gptq.quantize_matrix(
-                W, H, bits=bits, group=group, sweeps=0 if bits == 8 else sweeps
+                W, metric, bits=bits, group=group, sweeps=0 if bits == 8 else sweeps
             )
         )
 
@@ -90,14 +92,15 @@ def dense_options(W: F32, H: F32 | None, layer: LayerError | None) -> LinearMenu
 
 
 def correction_options(
-    W: F32, Q: F32, layer: LayerError
+    W: F32, Q: F32, H: F32, layer: LayerError
 ) -> tuple[list[MenuOption], dict[str, Any]]:
-    """Ranks of the correction of Q, and its factors A [r, K] and B [N, r]."""
+    """Ranks of the correction of Q in the metric of H, and its factors A [r, K] and B [N, r]."""
     E = W - Q
     rank = min(max(CORRECTION_RANKS), *W.shape)
-    B, scaled, _ = truncated_svd((E @ layer.factor).astype(np.float32), rank)
+    factor: F32 = np.linalg.cholesky(H.astype(np.float64)).astype(np.float32)
+    B, scaled, _ = truncated_svd(E @ factor, rank)
     A: F32 = np.ascontiguousarray(
-        solve_triangular(layer.factor, scaled.T, trans="T", lower=True, check_finite=False).T,
+        solve_triangular(factor, scaled.T, trans="T", lower=True, check_finite=False).T,
         np.float32,
     )
     options = []

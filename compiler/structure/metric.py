@@ -17,7 +17,8 @@ from slc.compiler.structure.oats import column_scale
 F32 = npt.NDArray[np.float32]
 
 # Added to H's unit diagonal. Calibration has a few thousand rows where K may be larger still: what
-# no row has shown must not be free. GPTQ takes .01.
+# no row has shown must not be free. GPTQ takes .01; where text is held out, damping.py looks for
+# a better one.
 DAMPING = 0.005
 
 
@@ -47,6 +48,12 @@ class Metric:
         # f32 rounding may take a small eigenvalue below the damping that all of them hold.
         values = np.maximum(values, np.float32(damping) / 2)
         return Metric(scale, unit, np.ascontiguousarray(vectors), values)
+
+    def redamped(self, by: float) -> Metric:
+        """With `by` more of damping: the same eigenvectors."""
+        H = self.H.copy()
+        H[np.diag_indices_from(H)] += np.float32(by)
+        return dataclasses.replace(self, H=H, values=self.values + np.float32(by))
 
     def loss(self, E: F32) -> float:
         """tr(E·H·Eᵀ) of an error E [N, K] of the scaled weights, damping included."""

@@ -89,18 +89,23 @@ def _descend(
     return change
 
 
-def round_by_feedback(T: F32, H: F32, grid: Grid, mask: Mask | None = None) -> F32:
+def feedback_factor(H: F32) -> F32:
+    """U, upper triangular with Uᵀ·U = H⁻¹, of a positive definite H, f32 [K, K]."""
+    inverse = np.linalg.inv(H.astype(np.float64))
+    factor: F32 = np.linalg.cholesky(inverse).T.astype(np.float32)
+    return factor
+
+
+def round_by_feedback(T: F32, factor: F32, grid: Grid, mask: Mask | None = None) -> F32:
     """T [N, K] rounded column by column, each error spread over the columns to come.
 
     Args:
       T: what the result is to stand for, f32 [N, K].
-      H: f32 [K, K], positive definite (damped).
+      factor: `feedback_factor` of the metric, f32 [K, K].
       grid: of the result.
       mask: bool [N, K], what may differ from zero; what is dropped is an error like any other.
         None: all, which is GPTQ.
     """
-    inverse = np.linalg.inv(H.astype(np.float64))
-    factor = np.linalg.cholesky(inverse).T.astype(np.float32)  # upper, factorᵀ·factor = H⁻¹
     T, Q = T.copy(), np.empty_like(T)
     for start in range(0, T.shape[1], BLOCK_COLUMNS):
         stop = min(start + BLOCK_COLUMNS, T.shape[1])

@@ -28,7 +28,12 @@ import onnx_ir as ir
 from slc.compiler.errors import ModelError
 from slc.compiler.frontends.source import Source
 from slc.compiler.linear import Linear
-from slc.compiler.structure.calibration import calibration_feeds, open_session
+from slc.compiler.structure.calibration import (
+    LIMIT_TOKENS,
+    calibration_feeds,
+    is_held_out,
+    open_session,
+)
 from slc.compiler.structure.decomposition import F32
 
 TOKENS = 512  # of text: the errors of Linears differ by factors, their noise by percents
@@ -128,12 +133,29 @@ def _keep_outputs(model: ir.Model) -> list[str]:
 
 
 def _feeds(source: Source, session: Any, path: Path, tokens: int) -> list[dict[str, Any]]:
-    """Of the first texts, as many as the kept outputs leave room for."""
+    """Of the first texts, as many as the kept outputs leave room for; held-out ones if there are.
+
+    Options are judged by what they lose on these: on texts that weights were fitted to a Linear
+    would seem to matter less than it does.
+    """
     widths = [output.shape[-1] for output in session.get_outputs() if output.shape]
     width = sum(width for width in widths if isinstance(width, int))
     most = LOGITS_BYTES_MAX // (4 * width) if width else tokens
     # onnxruntime lists no overridable input among a session's inputs.
-    return [feeds for feeds, _, _ in calibration_feeds(source, session, path, min(tokens, most))]
+    chosen: list[dict[str, Any]] = []
+    first: list[dict[str, Any]] = []
+    left = left_of_first = min(tokens, most)
+    for run, (feeds, _, _) in enumerate(calibration_feeds(source, session, path, LIMIT_TOKENS)):
+        rows = max(array.size for array in feeds.values())
+        if left_of_first > 0:
+            first.append(feeds)
+            left_of_first -= rows
+        if is_held_out(run):
+            chosen.append(feeds)
+            left -= rows
+            if left <= 0:
+                break
+    return chosen or first
 
 
 def _log_softmax(logits: F32) -> F32:

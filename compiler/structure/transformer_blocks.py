@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from slc.compiler.errors import ModelError
-from slc.compiler.structure.calibration import LIMIT_TOKENS, TOKENS_PER_TEXT
+from slc.compiler.structure.calibration import LIMIT_TOKENS, TOKENS_PER_TEXT, is_held_out
 from slc.compiler.structure.texts import read_texts
 
 Tensor = Any
@@ -115,7 +115,8 @@ def text_batches(
     longest = int(min(TOKENS_PER_TEXT, tokenizer.model_max_length, positions))
     given = read_texts(text)
     tokens = [tokenizer(one, truncation=True, max_length=longest)["input_ids"] for one in given]
-    for rows in _of_like_length(_spliced([ids for ids in tokens if ids], SPLICED, longest)):
+    tokens = [ids for run, ids in enumerate(filter(None, tokens)) if not is_held_out(run)]
+    for rows in _of_like_length(_spliced(tokens, SPLICED, longest)):
         ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int64)
         for i, row in enumerate(rows):
             ids[i, : len(row)] = torch.tensor(row)

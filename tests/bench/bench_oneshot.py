@@ -38,13 +38,13 @@ from slc.compiler.frontends.source import Source
 from slc.compiler.linear import Linear
 from slc.compiler.structure import gptq, hessian, oats
 from slc.compiler.structure.base import write_base
-from slc.compiler.structure.calibration import activation_grams
+from slc.compiler.structure.calibration import Moments, activation_moments
 from slc.compiler.structure.decomposition import Decomposition
 from slc.compiler.structure.stored_grid import StoredGrid
 from slc.ops import bitmap
 
 F32 = np.ndarray
-Method = Callable[[F32, F32], tuple[F32, int]]  # (W, H) -> (its stand-in, bits in all)
+Method = Callable[[F32, Moments], tuple[F32, int]]  # -> (the stand-in of W, bits in all)
 THREADS = 2
 
 
@@ -64,8 +64,8 @@ class Row:
 def sparse_method(decompose: Any, density: float, rank: int, values: str, **options: Any) -> Method:
     """S + L, adapters in f16 beside f16 values and in i8 beside i8 and i4."""
 
-    def run(W: F32, H: F32) -> tuple[F32, int]:
-        made: Decomposition = decompose(W.copy(), H, density=density, rank=rank, **options)
+    def run(W: F32, moments: Moments) -> tuple[F32, int]:
+        made: Decomposition = decompose(W.copy(), moments, density=density, rank=rank, **options)
         group = options.get("group", 64)
         return stored(
             made.index, made.value, made.A, made.B, values, group, made.grid,
@@ -104,16 +104,23 @@ def rows_in_i8(x: F32) -> F32:
 def dense_method(bits: int, group: int, sweeps: int) -> Method:
     """GPTQ, with sweeps of descent after it."""
 
-    def run(W: F32, H: F32) -> tuple[F32, int]:
-        made = gptq.quantize_matrix(W, H, bits=bits, group=group, sweeps=sweeps)
+    def run(W: F32, moments: Moments) -> tuple[F32, int]:
+        metric = gptq.DampedHessian.chosen(W, moments.H, moments.held_out, group=group)
+        made = gptq.quantize_matrix(W, metric, bits=bits, group=group, sweeps=sweeps)
         return made.matrix(), bits * W.size + 16 * made.scales.size
 
     return run
 
 
-def diagonal(W: F32, H: F32, **options: Any) -> Decomposition:
+def diagonal(W: F32, moments: Moments, **options: Any) -> Decomposition:
     """OATS, from the diagonal of H."""
-    return oats.decompose_matrix(W, np.diag(H).astype(np.float64), **options)
+    return oats.decompose_matrix(W, np.diag(moments.H).astype(np.float64), **options)
+
+
+def whole(W: F32, moments: Moments, density: float, **options: Any) -> Decomposition:
+    """By all of H, as `slc structure` does."""
+    damping = hessian.chosen_damping(W, moments.H, moments.held_out, density)
+    return hessian.decompose_matrix(W, moments.H, density=density, damping=damping, **options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +162,7 @@ class Whole:
 METHODS: dict[str, Method | Whole] = {
     "oats f16 .5 r32": sparse_method(diagonal, 0.5, 32, "f16"),
     "oats (10 alternations) f16 .5 r32": sparse_method(diagonal, 0.5, 32, "f16", iterations=10),
-    "hessian f16 .5 r32": sparse_method(hessian.decompose_matrix, 0.5, 32, "f16"),
+    "hessian f16 .5 r32": sparse_method(whole, 0.5, 32, "f16"),
     "whole: hessian f16 .5 r32, matched": Whole(0.5, 32, iterations=400, steps=300),
     "whole: hessian i4 .5 r8": Whole(0.5, 8, "i4"),
     "whole: hessian i4 .5 r8, balanced": Whole(0.5, 8, "i4", balance=True),
@@ -170,15 +177,9 @@ METHODS: dict[str, Method | Whole] = {
     "GPTQ + descent int3 g64": dense_method(3, 64, 4),
     "GPTQ + descent int3 g128": dense_method(3, 128, 4),
     "GPTQ + descent int2 g32": dense_method(2, 32, 4),
-    "hessian i4 .5 r16": sparse_method(
-        hessian.decompose_matrix, 0.5, 16, "i4", value_type="i4", group=128
-    ),
-    "hessian i4 .35 r8": sparse_method(
-        hessian.decompose_matrix, 0.35, 8, "i4", value_type="i4", group=128
-    ),
-    "hessian i4 .25 r8": sparse_method(
-        hessian.decompose_matrix, 0.25, 8, "i4", value_type="i4", group=128
-    ),
+    "hessian i4 .5 r16": sparse_method(whole, 0.5, 16, "i4", value_type="i4", group=128),
+    "hessian i4 .35 r8": sparse_method(whole, 0.35, 8, "i4", value_type="i4", group=128),
+    "hessian i4 .25 r8": sparse_method(whole, 0.25, 8, "i4", value_type="i4", group=128),
 }
 
 
@@ -214,7 +215,7 @@ def compare(
 ) -> list[Row]:  # fmt: skip
     """Every method over every projection."""
     linears = [linear for linear in source.linears if linear.kind == "linear"]
-    hessians = activation_grams(source, text, linears)
+    moments = activation_moments(source, text, linears)
     weights = {linear.name: weight_array(source, linear) for linear in linears}
     (work / "dense").mkdir()
     write_model(source.graph, work / "dense")
@@ -231,9 +232,9 @@ def compare(
         if isinstance(method, Whole):
             results = method.results(source, text, work)
         else:
-            results = _each(method, linears, weights, hessians)
+            results = _each(method, linears, weights, moments)
         seconds = time.perf_counter() - start
-        losses = {n: _loss(weights[n] - results[n][0], hessians[n]) for n in weights}
+        losses = {n: _loss(weights[n] - results[n][0], moments[n].judge) for n in weights}
         oats_losses = oats_losses or losses
         feeds = {li.weight: _as_stored(results[li.name][0], li) for li in linears}
         encoder = SentenceEncoder(_Fed(session, feeds), model / "tokenizer.json")
@@ -253,12 +254,12 @@ def compare(
 
 
 def _each(
-    method: Method, linears: list[Linear], weights: dict[str, F32], hessians: dict[str, F32]
+    method: Method, linears: list[Linear], weights: dict[str, F32], moments: dict[str, Moments]
 ) -> dict[str, tuple[F32, int]]:
     """One matrix after the other, large ones first."""
     order = sorted(linears, key=lambda li: -li.numel * li.K)
     with ThreadPoolExecutor(THREADS) as pool:
-        made = pool.map(lambda li: method(weights[li.name], hessians[li.name]), order)
+        made = pool.map(lambda li: method(weights[li.name], moments[li.name]), order)
         return {linear.name: result for linear, result in zip(order, made, strict=True)}
 
 

@@ -10,7 +10,7 @@ import pytest
 from budget.models import mlp
 
 from slc.compiler.frontends.source import Source
-from slc.compiler.structure.calibration import activation_grams
+from slc.compiler.structure.calibration import activation_moments
 from slc.compiler.structure.checkpoint import StructuredCheckpoint
 from slc.compiler.structure.decompose import decompose
 from slc.compiler.structure.menu import Menu
@@ -37,7 +37,7 @@ def priced(
     source = dataclasses.replace(mlp(SIZES), workdir=folder)
     checkpoint = decompose(
         source, folder / "m.slr", method="hessian", density=0.5, rank=16, iterations=20,
-        grams=lambda linears: activation_grams(source, calibration, linears), jobs=1,
+        moments=lambda linears: activation_moments(source, calibration, linears), jobs=1,
     )  # fmt: skip
     menu = make_menu(source, checkpoint, calibration, calibration="inputs.npz", jobs=2)
     return source, checkpoint, menu

@@ -18,7 +18,7 @@ from slc.compiler.budget.menu_errors import choice_error, predicted_error
 from slc.compiler.errors import BudgetError, ModelError, RequestError
 from slc.compiler.frontends.source import Source
 from slc.compiler.frontends.weights import weight_array
-from slc.compiler.structure.calibration import activation_grams
+from slc.compiler.structure.calibration import activation_moments
 from slc.compiler.structure.checkpoint import StructuredCheckpoint
 from slc.compiler.structure.decompose import decompose
 from slc.compiler.structure.dense_codes import round_matrix
@@ -73,7 +73,7 @@ def test_errors_are_those_of_the_weights_that_are_stored(
 ) -> None:
     source, _, menu = priced
     linear = source.linears[1]
-    H = activation_grams(source, calibration, [linear])[linear.name]
+    H = activation_moments(source, calibration, [linear])[linear.name].judge
     W = weight_array(source, linear)
     codes = menu.codes(linear.name, "int4", 64, linear.K)
     correction = menu.correction(linear.name, 16)
@@ -280,7 +280,7 @@ def test_codes_of_the_menu_are_better_than_rounding(
     source, _, menu = priced
     linear = source.linears[0]
     W = weight_array(source, linear)
-    layer = LayerError(activation_grams(source, calibration, [linear])[linear.name])
+    layer = LayerError(activation_moments(source, calibration, [linear])[linear.name].judge)
     codes = menu.codes(linear.name, "int4", 32, linear.K)
     assert codes is not None
     nearest = layer.of(W - round_matrix(W, bits=4, group=32).matrix())

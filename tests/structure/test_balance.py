@@ -12,6 +12,7 @@ from slc.compiler import api
 from slc.compiler.errors import RequestError
 from slc.compiler.structure import hessian
 from slc.compiler.structure.balance import TRIAL_ITERATIONS, Size, at_rank, balanced
+from slc.compiler.structure.calibration import Moments
 from slc.compiler.structure.decompose import decompose
 from slc.compiler.structure.metric import Metric
 
@@ -80,7 +81,8 @@ def test_a_checkpoint_of_many_sizes(tmp_path: Path) -> None:
     source = chain(tmp_path)
     made = decompose(
         source, tmp_path / "m.slr", method="hessian", density=0.4, rank=6, iterations=5, jobs=1,
-        grams=lambda some: {linear.name: gram(linear.K, 0) for linear in some}, balance=True,
+        moments=lambda some: {li.name: Moments(gram(li.K, 0), np.zeros(li.K)) for li in some},
+        balance=True,
     )  # fmt: skip
     assert made.meta.settings["balance"] == 1
     for linear in source.linears:

@@ -19,7 +19,7 @@ from slc.compiler.frontends.source import Source
 from slc.compiler.linear import Linear
 from slc.compiler.structure import block_matching, hessian
 from slc.compiler.structure.block_matching import Matcher, match_blocks
-from slc.compiler.structure.calibration import activation_grams
+from slc.compiler.structure.calibration import activation_moments
 from slc.compiler.structure.checkpoint import StructuredCheckpoint
 from slc.compiler.structure.decompose import decompose
 from slc.compiler.structure.stored_grid import IntegerType
@@ -68,7 +68,7 @@ def decomposed(
 ) -> StructuredCheckpoint:  # fmt: skip
     return decompose(
         source, path, method="hessian", density=density, rank=rank, iterations=20, jobs=1,
-        grams=lambda some: activation_grams(source, text, some), value_type=value_type,
+        moments=lambda some: activation_moments(source, text, some), value_type=value_type,
     )  # fmt: skip
 
 

@@ -12,12 +12,12 @@ from structure.models import chain, weight
 
 from slc.compiler.errors import ModelError, RequestError
 from slc.compiler.structure.calibration import (
-    activation_grams,
+    activation_moments,
     activation_statistics,
     token_feeds,
 )
 from slc.compiler.structure.instrument import instrument
-from slc.compiler.structure.texts import read_feeds, read_texts
+from slc.compiler.structure.texts import SAMPLES_PER_RUN, read_feeds, read_texts
 
 
 def expected(source, x: np.ndarray) -> dict[str, np.ndarray]:
@@ -48,24 +48,37 @@ def test_mean_squares_of_a_plain_model(tmp_path: Path, opset: int) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {"x.npz"}
 
 
-def test_grams_of_a_plain_model(tmp_path: Path) -> None:
+def test_moments_of_a_plain_model(tmp_path: Path) -> None:
     source = chain(tmp_path)
     x = np.random.default_rng(0).standard_normal((1100, 24)).astype(np.float32)  # over one batch
     np.savez(tmp_path / "x.npz", x=x)
     chosen = source.linears[:2]
-    got = activation_grams(source, tmp_path / "x.npz", chosen)
+    got = activation_moments(source, tmp_path / "x.npz", chosen)
     assert list(got) == [linear.name for linear in chosen]
     h = x.astype(np.float64)
+    held_out = np.arange(len(x)) // SAMPLES_PER_RUN % 5 == 4
     for linear in chosen:
-        wanted = h.T @ h / len(h)
-        assert got[linear.name].dtype == np.float32
-        # f32 sums of 1100 products, of f32 activations of inner dimension <= 130.
-        np.testing.assert_allclose(
-            got[linear.name], wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max()
-        )
+        moments = got[linear.name]
+        assert moments.judge is moments.held_out
+        for H, rows in ((moments.H, h[~held_out]), (moments.held_out, h[held_out])):
+            wanted = rows.T @ rows / len(rows)
+            assert H is not None
+            assert H.dtype == np.float32
+            # f32 sums of 1100 products, of f32 activations of inner dimension <= 130.
+            np.testing.assert_allclose(H, wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max())
         h = np.maximum(h @ weight(source, linear).T, 0)
+
+
+def test_a_few_texts_are_all_fitted_to(tmp_path: Path) -> None:
+    source = chain(tmp_path)
+    x = np.random.default_rng(0).standard_normal((4 * SAMPLES_PER_RUN, 24)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", x=x)
+    moments = activation_moments(source, tmp_path / "x.npz", source.linears[:1])
+    (one,) = moments.values()
+    assert one.held_out is None
+    assert one.judge is one.H
     means = activation_statistics(source, tmp_path / "x.npz")
-    np.testing.assert_allclose(np.diag(got[chosen[0].name]), means[chosen[0].name], rtol=1e-4)
+    np.testing.assert_allclose(np.diag(one.H), means[source.linears[0].name], rtol=1e-4)
 
 
 def test_a_weight_used_twice_averages_over_both(tmp_path: Path) -> None:

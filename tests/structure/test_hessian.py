@@ -13,7 +13,12 @@ from slc.compiler.errors import RequestError
 from slc.compiler.structure import gptq, hessian, oats, salr
 from slc.compiler.structure.decomposition import Decomposition
 from slc.compiler.structure.metric import Metric
-from slc.compiler.structure.rounding import Grid, round_by_descent, round_by_feedback
+from slc.compiler.structure.rounding import (
+    Grid,
+    feedback_factor,
+    round_by_descent,
+    round_by_feedback,
+)
 from slc.ops import bitmap
 
 
@@ -125,7 +130,7 @@ def test_rounding_in_the_metric_beats_rounding_to_nearest() -> None:
     scale = np.abs(T).reshape(64, -1, group).max(axis=2) / 7
     grid = Grid(scale.astype(np.float32), np.arange(-7, 8, dtype=np.float32), group)
     nearest = np.stack([grid.nearest(T[:, j], j) for j in range(K)], axis=1)
-    feedback = round_by_feedback(T, H, grid)
+    feedback = round_by_feedback(T, feedback_factor(H), grid)
     descent = round_by_descent(T, feedback, H, grid)
     for Q in (descent, feedback):
         ratio = Q / np.repeat(grid.scale, group, axis=1)
@@ -144,7 +149,7 @@ def test_rounding_of_a_few_weights_against_all_there_are() -> None:
         t = rng.uniform(-2, 2, (1, 5)).astype(np.float32)
         grid = Grid(np.ones((1, 1), np.float32), np.array(levels, np.float32), 64)
         best = brute_force(t[0], H, levels)
-        for start in (np.rint(t), round_by_feedback(t, H, grid)):
+        for start in (np.rint(t), round_by_feedback(t, feedback_factor(H), grid)):
             got = loss(t - round_by_descent(t, start, H, grid), H)
             assert best * (1 - 1e-5) <= got <= loss(t - start, H) * (1 + 1e-5)
         optimal += got <= best * (1 + 1e-5)
@@ -159,7 +164,7 @@ def test_rounding_keeps_to_the_mask_and_sweeps_never_make_it_worse() -> None:
     grid = Grid(np.full((20, 2), 0.2, np.float32), np.arange(-15, 16, dtype=np.float32), 64)
     losses = []
     for sweeps in (1, 2, 4, 8):
-        start = round_by_feedback(T, H, grid, mask)
+        start = round_by_feedback(T, feedback_factor(H), grid, mask)
         assert not start[~mask].any()
         Q = round_by_descent(T, start, H, grid, mask, sweeps=sweeps)
         assert not Q[~mask].any()
@@ -204,14 +209,16 @@ def test_dense_codes_are_better_than_the_nearest_ones(bits: int) -> None:
     W = np.random.default_rng(0).standard_normal((48, 90), dtype=np.float32)  # 90 = 2 · 32 + 26
     W[3] = 0
     H = gram(correlated(400, 90))
-    made = gptq.quantize_matrix(W, H, bits=bits, group=32)
+    made = gptq.quantize_matrix(W, gptq.DampedHessian.of(H), bits=bits, group=32)
     assert made.codes.max() < 2**bits
     assert made.scales.shape == (48, 3)
     assert not made.matrix()[3].any()
     wide = np.repeat(made.scales, 32, axis=1)[:, :90]
     half = 2 ** (bits - 1)
     nearest = np.clip(np.rint(W / np.where(wide == 0, 1, wide)), -half, half - 1) * wide
-    feedback = gptq.quantize_matrix(W, H, bits=bits, group=32, sweeps=0).matrix()
+    feedback = gptq.quantize_matrix(
+        W, gptq.DampedHessian.of(H), bits=bits, group=32, sweeps=0
+    ).matrix()
     losses = [loss(W - Q, H) for Q in (made.matrix(), feedback, nearest)]
     assert losses[0] < losses[1] < losses[2]
 
@@ -219,5 +226,7 @@ def test_dense_codes_are_better_than_the_nearest_ones(bits: int) -> None:
 @pytest.mark.parametrize(("bits", "group"), [(5, 32), (4, 0)])
 def test_dense_codes_refuse_what_there_is_not(bits: int, group: int) -> None:
     with pytest.raises(RequestError, match="wanted"):
-        gptq.quantize_matrix(np.ones((2, 4), np.float32), np.eye(4, dtype=np.float32),
-                             bits=bits, group=group)  # fmt: skip
+        gptq.quantize_matrix(
+            np.ones((2, 4), np.float32), gptq.DampedHessian.of(np.eye(4, dtype=np.float32)),
+            bits=bits, group=group,
+        )  # fmt: skip

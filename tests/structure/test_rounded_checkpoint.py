@@ -13,7 +13,7 @@ from structure.models import chain
 from slc.compiler import export
 from slc.compiler.errors import ModelError
 from slc.compiler.frontends import load
-from slc.compiler.structure.calibration import activation_grams
+from slc.compiler.structure.calibration import activation_moments
 from slc.compiler.structure.checkpoint import StructuredCheckpoint
 from slc.compiler.structure.decompose import decompose
 from slc.ops import bitmap
@@ -27,7 +27,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> StructuredCheckpoint
     np.savez(folder / "x.npz", x=x)
     return decompose(
         source, folder / "m.slr", method="hessian", density=0.5, rank=4, iterations=30,
-        grams=lambda linears: activation_grams(source, folder / "x.npz", linears),
+        moments=lambda linears: activation_moments(source, folder / "x.npz", linears),
         value_type="i4", group=64,
     )  # fmt: skip
 
