@@ -98,7 +98,7 @@ def correction_options(
     E = W - Q
     rank = min(max(CORRECTION_RANKS), *W.shape)
     factor: F32 = np.linalg.cholesky(H.astype(np.float64)).astype(np.float32)
-    B, scaled, _ = truncated_svd(E @ factor, rank)
+    B, scaled, _ = truncated_svd(np.asarray(E @ factor, np.float32), rank)
     A: F32 = np.ascontiguousarray(
         solve_triangular(factor, scaled.T, trans="T", lower=True, check_finite=False).T,
         np.float32,
