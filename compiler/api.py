@@ -289,7 +289,7 @@ def _export_source(
     from slc.compiler.artifact.assemble import assemble
     from slc.compiler.frontends.weights import matrix, weight_tensor
     from slc.compiler.passes.lowering import Lowering
-    from slc.compiler.pipeline import fit, lower
+    from slc.compiler.pipeline import fit, halve, lower
 
     request = with_built_in_text(request, source)
     method = request.chosen_method()
@@ -321,6 +321,8 @@ def _export_source(
     if source.genai_config is not None:
         fit(source.graph, plan.context, request.logits)
     lower(source.graph, lowering, ort_min(target))
+    if target.provider == "cuda":
+        halve(source.graph, source.genai_config)
     assemble(source, target, request, plan, method, slotted, folder, progress)
 
 

@@ -37,6 +37,7 @@ class Linear:
     kind: Kind = "linear"
     alpha: float = 1.0  # Gemm's factor on x·Wᵀ
     sources: tuple[SourceRows, ...] = ()
+    itemsize: int = 4  # bytes of an element of a dense W in the artifact: 2 where graphs are f16
 
     @property
     def numel(self) -> int:

@@ -1,12 +1,15 @@
 """The order of everything, and the only place where order lives.
 
 `fit` makes the graph one of the context and of the outputs that were asked for; plans are made of
-what it leaves. Then a graph goes through `lower` pass by pass. After each the postconditions are
-checked: graph outputs keep their names, types and shapes (genai crashes on untyped logits), and the
-inputs stay.
+what it leaves. Then a graph goes through `lower` pass by pass, and for CUDA through `halve`. After
+each the postconditions are checked: graph outputs keep their names, types and shapes (genai crashes
+on untyped logits), and the inputs stay; `halve` alone changes types.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
@@ -14,6 +17,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
 from slc.compiler.errors import PostconditionError
 from slc.compiler.passes.attach_adapters import AttachAdapters
 from slc.compiler.passes.fuse_bias import FuseBias
+from slc.compiler.passes.half_precision import HalfPrecision
 from slc.compiler.passes.last_logits import LastLogits
 from slc.compiler.passes.lower_linear import LowerLinear
 from slc.compiler.passes.lowering import Lowering
@@ -36,6 +40,36 @@ def fit(model: ir.Model, context: int, logits: str) -> ir.Model:
     if logits == "last":
         LastLogits()(model)
     return model
+
+
+def halve(model: ir.Model, genai_config: Mapping[str, Any] | None) -> ir.Model:
+    """Takes a lowered graph to f16 in place, for CUDA: a decoder's cache and logits too.
+
+    Raises:
+      PostconditionError: an input or output has another name or shape than before.
+    """
+    wanted = _names_and_shapes(model)
+    HalfPrecision(_state(model, genai_config))(model)
+    got = _names_and_shapes(model)
+    if got != wanted:
+        raise PostconditionError(f"pass HalfPrecision: got {got}, wanted {wanted}")
+    return model
+
+
+def _state(model: ir.Model, genai_config: Mapping[str, Any] | None) -> set[str]:
+    """Graph inputs and outputs that onnxruntime-genai makes in whatever type they have."""
+    if genai_config is None:
+        return set()
+    decoder = genai_config["model"]["decoder"]
+    keys = ("past_key_names", "past_value_names", "present_key_names", "present_value_names")
+    templates = [t for side in ("inputs", "outputs") for k in keys if (t := decoder[side].get(k))]
+    layers = range(decoder["num_hidden_layers"])
+    names = {template.replace("%d", str(layer)) for template in templates for layer in layers}
+    return names | {decoder["outputs"].get("logits", "logits")}
+
+
+def _names_and_shapes(model: ir.Model) -> list[str]:
+    return [f"{v.name}: {v.shape}" for v in (*model.graph.inputs, *model.graph.outputs)]
 
 
 def passes(lowering: Lowering, ort_min: tuple[int, int]) -> list[ir.passes.PassBase]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from slc.compiler.errors import RequestError
 from slc.compiler.request import Request
+
+SM_MIN = 80  # cp.async and the tensor-core products of ops/csrc/cuda
 
 if TYPE_CHECKING:
     from slc.compiler.budget import BudgetOptions, Plan
@@ -16,22 +19,32 @@ if TYPE_CHECKING:
 
 
 def chosen_target(request: Request) -> Target:
-    """The device's profile.
+    """The device's profile, with the provider that was asked for.
 
     Raises:
       TargetError: there is none, or it is wrong.
-      RequestError: a provider that is not offered.
+      RequestError: a provider that the device has not.
     """
     from slc.targets import load
 
     target = load(request.device)
     provider = request.provider or target.provider
-    if provider != "cpu":
+    if provider == "cpu":
+        return dataclasses.replace(target, provider="cpu")
+    if provider != "cuda":
+        raise RequestError(f"--provider: got {provider!r}, wanted cpu or cuda")
+    if target.sm is None or target.sm < SM_MIN:
+        gpu = "no GPU that CUDA runs on" if target.sm is None else f"a GPU of sm_{target.sm}"
         raise RequestError(
-            f"--provider {provider}: got {provider!r}, wanted 'cpu'; CUDA kernels are not offered "
-            "yet"
+            f"--provider cuda: {target.name} has {gpu}, and slc's kernels want sm_{SM_MIN} or "
+            "newer; pass --provider cpu"
         )
-    return target
+    if request.adapter_slots:
+        raise RequestError(
+            "--adapter-slots: got it with --provider cuda, wanted static adapters (--adapter) or "
+            "--provider cpu: adapters that are loaded at run time are untested on CUDA"
+        )
+    return dataclasses.replace(target, provider="cuda")
 
 
 def ort_min(target: Target) -> tuple[int, int]:

@@ -78,7 +78,9 @@ def _known(name: str, known: Iterable[str]) -> str:
 
 
 def isa_class(target: Target) -> str:
-    """Which kernels the op library takes there: avx512, avx2, dotprod, neon or generic."""
+    """Which kernels the op library takes there: cuda, avx512, avx2, dotprod, neon or generic."""
+    if target.provider == "cuda":
+        return "cuda"
     if target.arch == "aarch64":
         return "dotprod" if "dotprod" in target.isa else "neon"
     if {"avx512vbmi2", "avx512_vnni"} <= set(target.isa):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from slc.compiler.artifact.adapter_files import ADAPTERS_FOLDER, write_adapter
 from slc.compiler.artifact.genai import patch_genai_config
 from slc.compiler.artifact.manifest import (
+    CUDA_LIBRARY_FILE,
     LIBRARY_FILE,
     OpLibrary,
     build_manifest,
@@ -62,6 +63,7 @@ def assemble(
         config = patch_genai_config(
             source.genai_config, context=plan.context,
             library_name=LIBRARY_FILE if ours else None, threads=target.cores,
+            provider=target.provider,
         )  # fmt: skip
         (folder / "genai_config.json").write_text(json.dumps(config, indent=4) + "\n")
     for index, adapter in enumerate(slotted):
@@ -80,7 +82,7 @@ def _manifest(
         source=source,
         choices={choice.linear: choice for choice in plan.choices},
         device=_device(target),
-        provider="cpu",
+        provider=target.provider,
         options=_options(request, plan, method),
         memory_lines=[(line.name, line.bytes) for line in plan.memory.lines],
         op_library=library,
@@ -122,19 +124,33 @@ def _op_library(target: Target, folder: Path) -> OpLibrary:
     import slc.ops
     from slc.targets import load
 
+    wanted = LIBRARY_FILE
+    if target.provider == "cuda":
+        wanted += f" and a {CUDA_LIBRARY_FILE}"
     host = load("host").platform_tag
     if host != target.platform_tag:
         return OpLibrary(
             None,
             f"no {target.platform_tag} library at hand, this machine builds {host}: put a "
-            f"{LIBRARY_FILE} built on the device beside model.onnx",
+            f"{wanted} built for the device beside model.onnx",
         )
     try:
-        shutil.copyfile(slc.ops.library_path(), folder / LIBRARY_FILE)
+        library = Path(slc.ops.library_path())
     except FileNotFoundError:
         return OpLibrary(
             None,
             "slc was installed without its compiled half: put a "
-            f"{LIBRARY_FILE} built on the device beside model.onnx",
+            f"{wanted} built on the device beside model.onnx",
         )
+    shutil.copyfile(library, folder / LIBRARY_FILE)
+    if target.provider == "cuda":
+        beside = library.with_name(CUDA_LIBRARY_FILE)
+        if not beside.is_file():
+            (folder / LIBRARY_FILE).unlink()
+            return OpLibrary(
+                None,
+                f"slc was installed without {CUDA_LIBRARY_FILE} (make cuda): put a {wanted} built "
+                "for the device beside model.onnx",
+            )
+        shutil.copyfile(beside, folder / CUDA_LIBRARY_FILE)
     return OpLibrary(LIBRARY_FILE)

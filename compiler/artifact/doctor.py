@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from slc.compiler.artifact import elf
+from slc.compiler.artifact import cuda_images, elf
 from slc.compiler.artifact.artifact import Artifact, host_platform, installed_library
 from slc.compiler.artifact.findings import (
     COPY_AGAIN,
@@ -17,10 +17,17 @@ from slc.compiler.artifact.findings import (
     explained,
     of_sentence,
 )
-from slc.compiler.artifact.manifest import LIBRARY_FILE
+from slc.compiler.artifact.manifest import CUDA_LIBRARY_FILE, LIBRARY_FILE
 from slc.compiler.artifact.manifest_check import manifest_problems
 from slc.compiler.artifact.sessions import quiet_options
-from slc.compiler.artifact.this_machine import check_isa, check_runtime, facts, glibc, parts
+from slc.compiler.artifact.this_machine import (
+    check_images,
+    check_isa,
+    check_runtime,
+    facts,
+    glibc,
+    parts,
+)
 from slc.compiler.errors import ArtifactError
 
 __all__ = ["Diagnosis", "Finding", "diagnose", "doctor", "explain"]
@@ -72,7 +79,10 @@ def _examine(artifact: Artifact) -> list[Finding]:
     own = artifact.path / (artifact.manifest["op_library"]["file"] or LIBRARY_FILE)
     sound = not any(problem.startswith("model.onnx") for problem in problems)
     if not any(problem.startswith(f"{own.name} ") for problem in problems):
-        findings += _check_library(artifact, own, needed=sound and artifact.needs_op_library)
+        needed = sound and artifact.needs_op_library
+        findings += _check_library(artifact, own, needed=needed)
+        if artifact.manifest["provider"] == "cuda" and needed:
+            findings += _check_cuda_library(artifact)
     if artifact.manifest["device"]["platform"] == host_platform():
         findings += check_isa(artifact.manifest)
     if sound:
@@ -140,6 +150,31 @@ def _check_library(artifact: Artifact, own: Path, *, needed: bool) -> Iterator[F
             f"the artifact is for {wanted} and this machine is {here}",
             "copy it to the device; slc verify runs it here with the installed op library",
         )
+
+
+def _check_cuda_library(artifact: Artifact) -> Iterator[Finding]:
+    """The CUDA kernels, which the op library looks for beside itself."""
+    library = artifact.path / CUDA_LIBRARY_FILE
+    wanted = artifact.manifest["device"]["platform"]
+    if not library.is_file():
+        listed = CUDA_LIBRARY_FILE in artifact.manifest["files"]
+        yield Finding(
+            "error" if listed else "warning",
+            f"{library.name} is missing: the operators have no CUDA kernels without it",
+            f"put a {library.name} built for {wanted} (make cuda) beside model.onnx, or export with "
+            "--provider cpu",
+        )
+        return
+    if f"linux-{elf.machine(library)}" != wanted:
+        yield Finding(
+            "error",
+            f"{library.name} is for {elf.machine(library) or 'no known processor'}, the artifact "
+            f"for {wanted}",
+            f"put a {library.name} built for {wanted} beside model.onnx",
+        )
+    sm = cuda_images.device_sm()
+    if sm is not None and wanted == host_platform():
+        yield from check_images(library, sm)
 
 
 def _check_loads(library: Path) -> Iterator[Finding]:

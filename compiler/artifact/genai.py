@@ -8,7 +8,7 @@ from typing import Any
 
 def patch_genai_config(
     config: dict[str, Any], *, context: int | None, library_name: str | None,
-    threads: int | None = None,
+    threads: int | None = None, provider: str = "cpu",
 ) -> dict[str, Any]:  # fmt: skip
     """Returns a copy of `config` with which onnxruntime-genai runs the artifact as it stands.
 
@@ -20,12 +20,15 @@ def patch_genai_config(
         None when no operator of ours is used.
       threads: of the session: the cores of the device. None leaves it to genai, which was seen to
         take one of two, and then decodes at little more than half the speed.
+      provider: "cpu" or "cuda".
     """
     patched = copy.deepcopy(config)
     model = patched["model"]
     decoder = model["decoder"]
     if library_name is not None:
         decoder.setdefault("session_options", {})["custom_ops_library"] = library_name
+    if provider == "cuda":
+        decoder.setdefault("session_options", {})["provider_options"] = [{"cuda": {}}]
     if threads is not None:
         decoder.setdefault("session_options", {})["intra_op_num_threads"] = threads
     if context is not None:

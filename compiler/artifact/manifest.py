@@ -24,6 +24,7 @@ from slc.compiler.linear import Linear
 MANIFEST_FILE = "manifest.json"
 MEASURED_FILE = "measured.json"
 LIBRARY_FILE = "libslc_ops.so"
+CUDA_LIBRARY_FILE = "libslc_ops_cuda.so"
 REPORT_FILE = "report.html"
 UNHASHED = frozenset({MANIFEST_FILE, MEASURED_FILE, REPORT_FILE})
 SCHEMA_VERSION = 1

@@ -132,8 +132,8 @@ def check_images(library: Path, sm: int) -> Iterator[Finding]:
         yield Finding(
             "error",
             f"{library.name} holds kernels for {held} and this GPU is sm_{sm}",
-            "install an onnxruntime built for it (on Jetson: from JetPack's own index) or export "
-            "with --provider cpu",
+            "put one built for it in its place (an onnxruntime for Jetson is in JetPack's own "
+            "index), or export with --provider cpu",
         )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from slc.compiler.budget.candidates import runs_nbits
 from slc.compiler.budget.choice import Choice
-from slc.compiler.budget.encodings import FLOAT_LEVEL, INT8_LEVEL, dense_choice, nbits_choice
+from slc.compiler.budget.encodings import FLOAT_LEVEL, dense_choice, nbits_choice
 from slc.compiler.budget.menu_errors import predicted_error
 from slc.compiler.linear import Linear
 from slc.compiler.structure.dense_codes import int8_group
@@ -118,7 +118,7 @@ def _dense(stage: Stage, encoding: Literal["int8", "int4"], group: int, rank: in
         if shared is not None and made[shared].encoding == encoding:
             made[linear.name] = dataclasses.replace(
                 made[shared], linear=linear.name, weight_bytes=0, shared_with=shared,
-                accuracy_level=INT8_LEVEL,
+                accuracy_level=stage.nbits_level,
             )  # fmt: skip
             continue
         width = group if encoding == "int4" else int8_group(linear.K)
@@ -141,6 +141,6 @@ def _nbits(
     own = min(rank, linear.N, linear.K) if linear.kind == "linear" else 0
     return nbits_choice(
         linear, encoding, group, rank=own, adapter_type="i8",
-        level=FLOAT_LEVEL if linear.kind == "embedding" else INT8_LEVEL,
+        level=FLOAT_LEVEL if linear.kind == "embedding" else stage.nbits_level,
         extra_rank=stage.extra_ranks.get(linear.name, 0),
     )  # fmt: skip

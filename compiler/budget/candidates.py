@@ -96,11 +96,12 @@ class Offer:
         linears = (linear,) if head is None else (linear, head)
         row = self._menu.linears.get(linear.name)
         options = [] if row is None else [
-            (choice, (option.error + _activation_error(row, choice, head)) * row.sensitivity)
+            (choice, (option.error + self._activation_error(row, choice, head)) * row.sensitivity)
             for option in row.options
             if (choice := self._choice(linear, option, head)) is not None
         ]  # fmt: skip
-        if row is not None and head is None and linear.kind != "embedding":
+        mapped = not self._storage.gpu  # blobs of every weight are for CPUs
+        if mapped and row is not None and head is None and linear.kind != "embedding":
             options += [
                 (choice, choice_error(self._menu, choice, self._structured))
                 for choice in self._full(linear, row)
@@ -117,8 +118,8 @@ class Offer:
         choices = [choice]
         for head in linears[1:]:  # reads what the table stores
             shared = dataclasses.replace(
-                choice, linear=head.name, accuracy_level=INT8_LEVEL, weight_bytes=0,
-                shared_with=choice.linear,
+                choice, linear=head.name, weight_bytes=0, shared_with=choice.linear,
+                accuracy_level=FLOAT_LEVEL if self._storage.gpu else INT8_LEVEL,
             )  # fmt: skip
             if choice.encoding == "dense":
                 # The graph reads one constant twice; the memory model counts it with the table.
@@ -142,9 +143,11 @@ class Offer:
             return choice if choice.sparse else None
         if not self._runs(linear, option, head):
             return None
-        if self._storage.accuracy_level == FLOAT_LEVEL and (head or linear.kind != "embedding"):
+        whole = self._storage.accuracy_level == FLOAT_LEVEL and not self._storage.gpu
+        if whole and (head or linear.kind != "embedding"):
             return None  # at level 1 onnxruntime may decode the whole matrix in every call
-        level = FLOAT_LEVEL if linear.kind == "embedding" else self._storage.accuracy_level
+        exact = self._storage.gpu or linear.kind == "embedding"
+        level = FLOAT_LEVEL if exact else self._storage.accuracy_level
         encoding: Literal["int8", "int4"] = "int8" if option.encoding == "int8" else "int4"
         choice = nbits_choice(
             linear, encoding, option.group, rank=option.rank, adapter_type=option.adapter_type,
@@ -183,8 +186,9 @@ class Offer:
         yield from (choice for choice in made if choice.weight_bytes < dense)
 
     def _level(self, option: MenuOption) -> int:
-        """f16 values are multiplied with f32 activations only."""
-        return FLOAT_LEVEL if option.value_type == "f16" else self._storage.accuracy_level
+        """f16 values are multiplied with f32 activations only, and GPUs have no int8 ones."""
+        exact = option.value_type == "f16" or self._storage.gpu
+        return FLOAT_LEVEL if exact else self._storage.accuracy_level
 
     def _runs(self, linear: Linear, option: MenuOption, head: Linear | None) -> bool:
         """Whether onnxruntime's own operators take this option, of a tied table both ways."""
@@ -194,11 +198,10 @@ class Offer:
             for one in readers
         )
 
-
-def _activation_error(row: MenuLinear, choice: Choice, head: Linear | None) -> float:
-    """What int8 activations lose; those of a head that is tied to a table are always int8."""
-    rounded = head is not None or choice.accuracy_level == INT8_LEVEL
-    return row.activation_error if rounded else 0.0
+    def _activation_error(self, row: MenuLinear, choice: Choice, head: Linear | None) -> float:
+        """What int8 activations lose; on CPUs those of a head tied to a table are always int8."""
+        tied = head is not None and not self._storage.gpu
+        return row.activation_error if tied or choice.accuracy_level == INT8_LEVEL else 0.0
 
 
 def structured_names(source: Source) -> frozenset[str]:
@@ -210,18 +213,19 @@ def runs_nbits(target: Target, graph: ir.Model, linear: Linear, encoding: str, g
     """Whether every onnxruntime of the target computes `linear` in 8 or 4 bits."""
     if linear.kind == "embedding":  # standard operators put a row together from whole groups
         return linear.K % group == 0 and (encoding == "int8" or group % 2 == 0)
-    if group not in NBITS_GROUPS or not _reads_f32(graph, linear):
+    wanted = ir.DataType.FLOAT16 if target.provider == "cuda" else ir.DataType.FLOAT
+    if group not in NBITS_GROUPS or not _reads(graph, linear, wanted):
         return False
     return target.ort_at_least(INT4_ORT if encoding == "int4" else INT8_ORT)
 
 
-def _reads_f32(graph: ir.Model, linear: Linear) -> bool:
-    """Whether every node that reads the weight multiplies f32, as MatMulNBits' scales are here."""
+def _reads(graph: ir.Model, linear: Linear, wanted: ir.DataType) -> bool:
+    """Whether every node that reads the weight multiplies this type, as MatMulNBits' scales are."""
     tensor = graph.graph.initializers[linear.weight].const_value
     stored = None if tensor is None else tensor.dtype  # what x is where a file states no types
     names = set(linear.nodes)
     types = [node.inputs[0].dtype for node in graph.graph if node.name in names and node.inputs[0]]
-    return all((dtype or stored) == ir.DataType.FLOAT for dtype in types)
+    return all((dtype or stored) == wanted for dtype in types)
 
 
 def _sparse_values(option: MenuOption) -> SparseValues:

@@ -17,7 +17,7 @@ class Choice:
     `full`: every weight in a packed blob, which is read where it is mapped.
     `int8`, `int4`: every weight in 8 or 4 bits with one scale per `group` columns, by
     onnxruntime's own operators; MatMulNBits may have an adapter of `rank` behind it.
-    `dense`: left as it is, in `value_type` f32; `reason` then says why.
+    `dense`: left as it is, in the graph's `value_type`, f32 or f16; `reason` then says why.
     """
 
     linear: str
@@ -33,7 +33,7 @@ class Choice:
     weight_bytes: int = 0
     shared_with: str | None = None  # the Linear whose int8 table this one reads
     reason: str | None = None
-    layout: Layout = "rows"  # order of i4 codes, by what the target's kernels read best
+    layout: Layout = "rows"  # of the blob, by what the target's kernels read best
     adapter_type: AdapterType = "f16"  # of the residual adapter's two factors
     # Predicted, once a plan is made: what it adds to the error of the model's output, and the
     # microseconds of a token on the target; None where nothing predicts them.

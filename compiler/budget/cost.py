@@ -82,7 +82,7 @@ def base_operation(linear: Linear, choice: Choice, extra_rank: int = 0) -> Opera
     """What a node of `linear` does without its adapters."""
     N, K = linear.N, linear.K
     if choice.encoding == "dense":
-        return op.dense(N, K)
+        return op.dense(N, K, linear.itemsize)
     suffix = "_level1" if choice.accuracy_level != 4 else ""
     if choice.encoding == "int8" or choice.encoding == "int4":
         bits = 8 if choice.encoding == "int8" else 4

@@ -51,8 +51,13 @@ def adapters_bytes(linear: Linear, rank: int, adapter_type: AdapterType, extra_r
 
 
 def dense_bytes(linear: Linear) -> int:
-    """W in f32, aligned."""
-    return aligned(4 * linear.numel)
+    """W in f32, or in f16 where the graph is, aligned."""
+    return aligned(linear.itemsize * linear.numel)
+
+
+def float_type(linear: Linear) -> Literal["f32", "f16"]:
+    """Of a dense W in the artifact."""
+    return "f16" if linear.itemsize == 2 else "f32"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,10 +74,10 @@ class Ceiling:
 
 
 def dense_choice(linear: Linear, reason: str) -> Choice:
-    """`linear` as it is, in f32."""
+    """`linear` as it is, in the type of the graph."""
     return Choice(
-        linear.name, "dense", "f32", nnz=linear.numel, weight_bytes=dense_bytes(linear),
-        reason=reason,
+        linear.name, "dense", float_type(linear), nnz=linear.numel, reason=reason,
+        weight_bytes=dense_bytes(linear),
     )  # fmt: skip
 
 
@@ -83,9 +88,10 @@ def int8_choice(linear: Linear) -> Choice:
 
 
 def nbits_bytes(linear: Linear, bits: int, group: int) -> int:
-    """Codes u8 [N, groups, bytes of a group] and scales f32 [N, groups], each aligned."""
+    """Codes u8 [N, groups, bytes of a group] and scales [N, groups] of the graph's type."""
     groups = -(-linear.K // group)
-    return aligned(linear.N * groups * (group * bits // 8)) + aligned(4 * linear.N * groups)
+    codes = aligned(linear.N * groups * (group * bits // 8))
+    return codes + aligned(linear.itemsize * linear.N * groups)
 
 
 def nbits_choice(
@@ -140,7 +146,7 @@ class Storage:
     Attributes:
       values: value type.
       group: columns per scale of i8 and i4 values.
-      layout: order of i4 codes.
+      layout: order of i4 codes; "tiles" for GPUs, of all values.
       accuracy_level: of the operator where it has a choice: bitmaps of i8 and i4 values.
       adapter_type: of the residual adapter's two factors.
     """
@@ -151,13 +157,21 @@ class Storage:
     accuracy_level: int = FLOAT_LEVEL
     adapter_type: AdapterType = "f16"
 
+    @property
+    def gpu(self) -> bool:
+        """Whether blobs are for a GPU: bitmaps only, activations in f16."""
+        return self.layout == "tiles"
 
-def i4_layout(target: Target) -> Layout:
-    """The order of i4 codes that the target's kernels read best.
 
-    AVX-512 VBMI2 expands bytes and NEON looks them up in a table: codes side by side. AVX2 has
-    neither, but BMI2's pdep deposits bits: the codes' bits in four planes.
+def blob_layout(target: Target) -> Layout:
+    """The order of values that the target's kernels read best.
+
+    GPUs take tiles. On CPUs only i4 codes have a choice: AVX-512 VBMI2 expands bytes and NEON looks
+    them up in a table, codes side by side; AVX2 has neither, but BMI2's pdep deposits bits: the
+    codes' bits in four planes.
     """
+    if target.provider == "cuda":
+        return "tiles"
     return "planes" if target.arch == "x86_64" and "avx512vbmi2" not in target.isa else "rows"
 
 
@@ -179,7 +193,8 @@ def sparse_choice(
     blob = _smallest_blob(linear, nnz, storage)
     weight = blob.weight_bytes + adapters_bytes(linear, rank, storage.adapter_type, extra_rank)
     if weight >= dense_bytes(linear) + extra:
-        reason = f"at this density and rank it would take {weight} bytes and dense f32 no more"
+        kind = float_type(linear)
+        reason = f"at this density and rank it would take {weight} bytes and dense {kind} no more"
         return _with_extra(dense_choice(linear, reason), extra)
     adapter_type = storage.adapter_type if rank else "f16"
     return dataclasses.replace(blob, rank=rank, weight_bytes=weight, adapter_type=adapter_type)
@@ -193,7 +208,7 @@ def _smallest_blob(linear: Linear, nnz: int, storage: Storage) -> Choice:
     from slc.ops.bitmap import DELTA_BELOW
 
     bitmap = _blob(linear, nnz, "bitmap", storage)
-    if nnz >= DELTA_BELOW * linear.numel:
+    if storage.gpu or nnz >= DELTA_BELOW * linear.numel:
         return bitmap
     columns = -(-linear.K // 64) * 64  # one scale per row
     delta = Storage("f16" if storage.values == "f16" else "i8", columns)
@@ -205,11 +220,12 @@ def _blob(
 ) -> Choice:
     values = storage.values
     group = 0 if values == "f16" else storage.group
-    layout = storage.layout if values == "i4" else "rows"
+    layout = storage.layout if values == "i4" or storage.gpu else "rows"
+    exact = values == "f16" or storage.gpu  # no int8 activations
     size = _encoded_bytes(linear.N, linear.K, nnz, values, group, encoding, layout)
     return Choice(
         linear.name, encoding, values, density=nnz / linear.numel, nnz=nnz, group=group,
-        accuracy_level=FLOAT_LEVEL if values == "f16" else storage.accuracy_level,
+        accuracy_level=FLOAT_LEVEL if exact else storage.accuracy_level,
         weight_bytes=aligned(size), layout=layout,
     )  # fmt: skip
 

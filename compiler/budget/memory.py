@@ -44,6 +44,8 @@ MASK_COLUMNS = 64
 # wherever nothing was measured.
 GROUP_BYTES = {"int4": 8, "int8": 16}
 AVX2_GROUP_BYTES = 8
+# The driver's and onnxruntime's own, beside the model's; not measured.
+CUDA_CONTEXT_BYTES = 450_000_000
 # GroupQueryAttention of 1.29 and 1.32 never holds all scores at once; 1.23.2 and 1.26.0 do.
 GQA_BY_BLOCKS_ORT = "1.29"
 
@@ -89,6 +91,7 @@ class Workload:
       genai_config: of a decoder that runs in onnxruntime-genai, else None.
       ort_min: the oldest onnxruntime that may run it.
       avx2: it runs on x86-64 without AVX-512.
+      cuda: it runs on the CUDA provider; the graph is in f16.
     """
 
     batch: int
@@ -96,6 +99,7 @@ class Workload:
     genai_config: Mapping[str, Any] | None = None
     ort_min: str = "1.17"
     avx2: bool = False
+    cuda: bool = False
 
 
 def predict(
@@ -135,7 +139,8 @@ def predict(
     spare = max(0, transient - untouched - sum(line.bytes for line in runs))
     runtime = runtime_line(model, choices, workload)
     scratch = scratch_bytes(linears, choices, workload)
-    beside = sum(line.bytes for line in runs) + runtime.bytes + scratch
+    context = [CUDA_LINE] if workload.cuda else []
+    beside = sum(line.bytes for line in (*runs, *context)) + runtime.bytes + scratch
     return MemoryPlan(
         (
             MemoryLine("weights of Linears", chosen, "exact bytes of the data file, all touched"),
@@ -151,9 +156,15 @@ def predict(
             MemoryLine("loading", spare, "the largest packed weight twice, beside the others"),
             MemoryLine("operator scratch", scratch, "the largest X that our GEMM packs"),
             runtime,
+            *context,
             MemoryLine("margin", int(MARGIN * beside), "of all but weights: one run or another"),
         )
     )
+
+
+CUDA_LINE = MemoryLine(
+    "CUDA context", CUDA_CONTEXT_BYTES, "an allowance, not measured: 0.3 to 0.6 GB are reported"
+)
 
 
 def scratch_bytes(linears: Sequence[Linear], choices: Sequence[Choice], workload: Workload) -> int:
@@ -163,7 +174,7 @@ def scratch_bytes(linears: Sequence[Linear], choices: Sequence[Choice], workload
         (
             _packed_x_bytes(rows, linear.K, choice)
             for linear, choice in zip(linears, choices, strict=True)
-            if choice.packed
+            if choice.packed and choice.layout != "tiles"
         ),
         default=0,
     )
@@ -214,8 +225,11 @@ def run_lines(
         reckoned += f"; {run.unknown} values of unknown shape are left out"
     activations = MemoryLine("activations", bytes_, reckoned)
     if genai:
+        kind = "f16" if workload.cuda else "f32"
         return [
-            MemoryLine("KV cache", cache_bytes, f"f32 keys and values, {workload.context} tokens"),
+            MemoryLine(
+                "KV cache", cache_bytes, f"{kind} keys and values, {workload.context} tokens"
+            ),
             activations,
         ]
     # The first run of a shape is traced; the second gets one block as large as that trace.
@@ -264,7 +278,7 @@ def _resident_extra(linear: Linear, choice: Choice, avx2: bool) -> int:
     read the mapping. A dense table that the graph transposes is kept both ways.
     """
     if choice.encoding == "dense" and linear.kind == "embedding" and linear.transposed:
-        return 4 * linear.numel
+        return linear.itemsize * linear.numel
     if not _packed_by_runtime(linear, choice):
         return 0
     groups = linear.N * -(-linear.K // choice.group)
@@ -275,7 +289,9 @@ def _resident_extra(linear: Linear, choice: Choice, avx2: bool) -> int:
 def _load_transient(linear: Linear, choice: Choice) -> int:
     if _packed_by_runtime(linear, choice):
         return _code_bytes(choice, linear.N * -(-linear.K // choice.group))
-    return 4 * linear.numel if choice.encoding == "dense" and linear.kind != "embedding" else 0
+    packed = linear.itemsize == 4  # on a CPU
+    dense = choice.encoding == "dense" and linear.kind != "embedding"
+    return 4 * linear.numel if dense and packed else 0
 
 
 def _packed_by_runtime(linear: Linear, choice: Choice) -> bool:

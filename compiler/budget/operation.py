@@ -82,9 +82,9 @@ def quantized(kernel: str, N: int, K: int, bits: int, group: int) -> Operation:
     return Operation(kernel, N * K, rows=N, groups=groups, bytes=N * K * bits / 8 + 4 * groups)
 
 
-def dense(N: int, K: int) -> Operation:
-    """MatMul in float32."""
-    return Operation("dense_f32", N * K, rows=N, bytes=4 * N * K)
+def dense(N: int, K: int, itemsize: int = 4) -> Operation:
+    """MatMul in float32, or in float16 on a GPU."""
+    return Operation("dense_f32", N * K, rows=N, bytes=itemsize * N * K)
 
 
 def down(kernel: str, rank: int, K: int, itemsize: int) -> Operation:

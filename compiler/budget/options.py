@@ -154,6 +154,20 @@ def chosen_level(options: BudgetOptions) -> int:
     return INT8_LEVEL if options.values in INTEGER_VALUES else FLOAT_LEVEL
 
 
+def on_gpu(options: BudgetOptions) -> BudgetOptions:
+    """The options for kernels whose activations are f16.
+
+    Raises:
+      RequestError: int8 activations were asked for.
+    """
+    if options.accuracy_level == INT8_LEVEL:
+        raise RequestError(
+            "--accuracy-level: got 4 with --provider cuda, wanted 1 or none: activations are f16 "
+            "on GPUs"
+        )
+    return dataclasses.replace(options, accuracy_level=FLOAT_LEVEL)
+
+
 def context_limit(source: Source) -> int | None:
     """The most tokens that the model's positions allow; None where it states no limit."""
     if source.genai_config is not None:

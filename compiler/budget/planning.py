@@ -19,8 +19,8 @@ from slc.compiler.budget.encodings import (
     INT8_LEVEL,
     SparseValues,
     Storage,
+    blob_layout,
     dense_choice,
-    i4_layout,
 )
 from slc.compiler.budget.memory import MemoryPlan, Workload, without_avx512
 from slc.compiler.budget.menu_errors import choice_error
@@ -35,6 +35,7 @@ from slc.compiler.budget.options import (
     chosen_adapter_type,
     chosen_context,
     chosen_level,
+    on_gpu,
 )
 from slc.compiler.budget.sizes import format_size
 from slc.compiler.budget.stage import Stage
@@ -111,7 +112,10 @@ def plan(
       BudgetError: nothing fits, or what was asked for by hand does not; carries the smallest.
     """
     check_options(options)
-    allocation = chosen_allocation(options)
+    gpu = target.provider == "cuda"
+    if gpu:
+        options = on_gpu(options)
+    allocation = chosen_allocation(options, gpu=gpu)
     by_default = (options.mem_bytes, options.density, options.rank) == (None, None, None)
     try:
         return _plan(source, target, options, menu, allocation, compare=compare)
@@ -120,7 +124,8 @@ def plan(
             raise
     # The defaults do not fit: what the device can spare decides.
     spare = dataclasses.replace(options, mem_bytes=target.usable_bytes)
-    found = _plan(source, target, options, menu, chosen_allocation(spare), compare=compare)
+    allocation = chosen_allocation(spare, gpu=gpu)
+    found = _plan(source, target, options, menu, allocation, compare=compare)
     note = (
         f"no --mem was given and density {DEFAULT_DENSITY}, rank {DEFAULT_RANK} do not fit: chosen "
         f"for the {format_size(target.usable_bytes)} that {target.name} can spare"
@@ -140,13 +145,18 @@ def _plan(
         menu, options = None, _with_stored_values(source, options)
         check_level(options)
     context = chosen_context(source, options)
-    source = _fitted(source, context, options.logits)
+    source = _fitted(source, context, options.logits, half=target.provider == "cuda")
     workload = Workload(
-        options.batch, context, source.genai_config, target.ort_min, without_avx512(target)
+        options.batch,
+        context,
+        source.genai_config,
+        target.ort_min,
+        without_avx512(target),
+        target.provider == "cuda",
     )
     storage = Storage(
-        _VALUES.get(options.values, "f16"), options.group, i4_layout(target), chosen_level(options),
-        chosen_adapter_type(options),
+        _VALUES.get(options.values, "f16"), options.group, blob_layout(target),
+        chosen_level(options), chosen_adapter_type(options),
     )  # fmt: skip
     stage = Stage(source, target, options, workload, storage)
     best = None if menu is None else stage.best(menu)
@@ -166,13 +176,19 @@ def _plan(
     )  # fmt: skip
 
 
-def _fitted(source: Source, context: int, logits: str) -> Source:
-    """The source with the graph that an export starts from."""
-    from slc.compiler.pipeline import fit
+def _fitted(source: Source, context: int, logits: str, *, half: bool) -> Source:
+    """The source with the graph that an export starts from, or for a GPU ends with, in f16."""
+    from slc.compiler.pipeline import fit, halve
 
-    if source.genai_config is None:
+    if source.genai_config is None and not half:
         return source
-    return dataclasses.replace(source, graph=fit(source.graph.clone(), context, logits))
+    graph, linears = source.graph.clone(), source.linears
+    if source.genai_config is not None:
+        fit(graph, context, logits)
+    if half:
+        halve(graph, source.genai_config)
+        linears = [dataclasses.replace(linear, itemsize=2) for linear in linears]
+    return dataclasses.replace(source, graph=graph, linears=linears)
 
 
 def _chosen(stage: Stage, allocation: str, priced: Prices) -> list[Choice]:
@@ -206,14 +222,15 @@ def _compared(
     types: tuple[SparseValues, ...] = ("f16", "i8", "i4")
     stages = []
     for values in types:
-        level = FLOAT_LEVEL if values == "f16" else options.accuracy_level or INT8_LEVEL
-        storage = Storage(values, options.group, i4_layout(target), level, "i8")
+        exact = values == "f16" or target.provider == "cuda"
+        level = FLOAT_LEVEL if exact else options.accuracy_level or INT8_LEVEL
+        storage = Storage(values, options.group, blob_layout(target), level, "i8")
         stages.append(Stage(source, target, options, workload, storage))
     return tuple(alternatives(stages, menu))
 
 
-def chosen_allocation(options: BudgetOptions) -> str:
-    """How the Choices are found; a word of `Plan.allocation`.
+def chosen_allocation(options: BudgetOptions, *, gpu: bool = False) -> str:
+    """How the Choices are found, on a CPU or a GPU; a word of `Plan.allocation`.
 
     Raises:
       RequestError: time is bounded where nothing is left to choose by it.
@@ -231,7 +248,7 @@ def chosen_allocation(options: BudgetOptions) -> str:
         found = "uniform"
     else:
         found = "best"
-    if found in DENSE_ALLOCATIONS and options.accuracy_level == FLOAT_LEVEL:
+    if found in DENSE_ALLOCATIONS and options.accuracy_level == FLOAT_LEVEL and not gpu:
         raise RequestError(
             f"--allocation {found}: got --accuracy-level 1, wanted 4: at level 1 onnxruntime may "
             "decode whole matrices in every call, which no budget counts"

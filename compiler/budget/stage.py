@@ -13,7 +13,7 @@ from slc.compiler.budget.candidates import Offer, structured_names
 from slc.compiler.budget.choice import Choice
 from slc.compiler.budget.cost import CostModel, cost_model, decode_cost, not_modelled
 from slc.compiler.budget.cost_plan import CostPlan
-from slc.compiler.budget.encodings import INT8_LEVEL, Ceiling, SparseValues, Storage
+from slc.compiler.budget.encodings import FLOAT_LEVEL, INT8_LEVEL, Ceiling, SparseValues, Storage
 from slc.compiler.budget.memory import MemoryPlan, Workload, predict, workload_shapes
 from slc.compiler.budget.options import (
     DEFAULT_DENSITY,
@@ -100,7 +100,7 @@ class Stage:
 
     def chooser(self, menu: Prices) -> Chooser:
         """Of the best Choices by the errors of `menu`, for any budget."""
-        level = self._options.accuracy_level or INT8_LEVEL
+        level = self._options.accuracy_level or self.nbits_level
         offer = Offer(
             self._source, self._target, menu,
             dataclasses.replace(self._storage, accuracy_level=level),
@@ -185,6 +185,11 @@ class Stage:
     def target(self) -> Target:
         """The device."""
         return self._target
+
+    @property
+    def nbits_level(self) -> int:
+        """Activations of onnxruntime's MatMulNBits: int8 where it makes a difference, on CPUs."""
+        return FLOAT_LEVEL if self._storage.gpu else INT8_LEVEL
 
     @property
     def structured(self) -> frozenset[str]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from slc.compiler.budget.choice import Choice
 from slc.compiler.budget.encodings import (
+    FLOAT_LEVEL,
     Ceiling,
     SparseValues,
     Storage,
@@ -62,8 +63,10 @@ class Encoder:
             full = dataclasses.replace(self.storage, values="i8")
             return sparse_choice(linear, linear.numel, 0, full, extra)
         choice = int8_choice(linear)
+        if self.storage.gpu:
+            choice = dataclasses.replace(choice, accuracy_level=FLOAT_LEVEL)
         if choice.weight_bytes >= dense_choice(linear, "").weight_bytes:
-            return dense_choice(linear, "dense f32 is no larger than 8 bits with a scale per row")
+            return dense_choice(linear, "dense it is no larger than in 8 bits with a scale per row")
         if linear.name in self.tied:
             return dataclasses.replace(choice, weight_bytes=0, shared_with=self.tied[linear.name])
         return choice

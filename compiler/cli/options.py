@@ -79,7 +79,7 @@ Logits = Annotated[
     ),
 ]
 Provider = Annotated[
-    str | None, typer.Option(help="Execution provider: cpu (cuda is not offered yet).")
+    str | None, typer.Option(help="Execution provider: cpu or cuda; by default the device's.")
 ]
 Method = Annotated[
     str | None,

@@ -55,7 +55,7 @@ def _packed_tensor(lowering: Lowering, linear: Linear, choice: Choice) -> ir.Laz
     value_type: bitmap.ValueType = "f16" if choice.value_type == "f32" else choice.value_type
     group, layout = choice.group, choice.layout
     encoding: bitmap.Encoding = "delta" if choice.encoding == "delta" else "bitmap"
-    if value_type == "i4" or encoding == "delta":
+    if value_type == "i4" or encoding == "delta" or layout == "tiles":
         mask = lowering.sparse(linear, choice)[1]
         size = bitmap.blob_bytes(mask, value_type, group, encoding=encoding, layout=layout)
         del mask

@@ -102,7 +102,9 @@ class Entry:
 
 def linear_json(linear: Linear) -> Json:
     """A Linear as JSON values."""
-    return dataclasses.asdict(linear)
+    row = dataclasses.asdict(linear)
+    del row["itemsize"]  # of an export, not of the model
+    return row
 
 
 def linear_from(row: Json) -> Linear:
@@ -111,7 +113,8 @@ def linear_from(row: Json) -> Linear:
     Raises:
       KeyError, TypeError: a field is missing or of another type.
     """
-    fields = {field.name: row[field.name] for field in dataclasses.fields(Linear)}
+    names = {field.name for field in dataclasses.fields(Linear)} - {"itemsize"}
+    fields = {name: row[name] for name in names}
     fields["sources"] = tuple(SourceRows(**rows) for rows in fields["sources"])
     fields["nodes"] = tuple(fields["nodes"])
     linear = Linear(**fields)

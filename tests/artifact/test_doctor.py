@@ -134,8 +134,21 @@ def test_genai_too_old(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_cuda_without_cuda(out: Path) -> None:
+    shutil.copyfile(slc.ops.library_path(), out / "libslc_ops_cuda.so")
     edit(out, lambda m: m.update(provider="cuda"))
     assert "no CUDA provider" in only(doctor(out)).what
+
+
+def test_cuda_without_its_kernels(out: Path) -> None:
+    edit(out, lambda m: m.update(provider="cuda"))
+    found = [one for one in doctor(out) if "libslc_ops_cuda.so is missing" in one.what]
+    assert "make cuda" in only(found).fix
+    shutil.copyfile(slc.ops.library_path(), out / "libslc_ops_cuda.so")
+    with (out / "libslc_ops_cuda.so").open("r+b") as file:
+        file.seek(18)
+        file.write((183).to_bytes(2, "little"))  # EM_AARCH64
+    edit(out, lambda m: None)
+    assert any("libslc_ops_cuda.so is for aarch64" in one.what for one in doctor(out))
 
 
 def test_corrupt_blob_that_the_manifest_vouches_for(out: Path) -> None:

@@ -63,6 +63,7 @@ def corrupt_blob(out: Path, path: Path) -> None:
 
 
 def no_cuda_provider(out: Path, path: Path) -> None:
+    shutil.copyfile(slc.ops.library_path(), out / "libslc_ops_cuda.so")
     vouch(out, lambda m: m.update(provider="cuda"))
 
 

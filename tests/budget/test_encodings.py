@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from slc.compiler.budget.choice import Choice
-from slc.compiler.budget.encodings import Storage, adapter_bytes, aligned, i4_layout, sparse_choice
+from slc.compiler.budget.encodings import (
+    Storage,
+    adapter_bytes,
+    aligned,
+    blob_layout,
+    sparse_choice,
+)
 from slc.compiler.linear import Linear
 from slc.ops import bitmap
 from slc.targets import load
@@ -38,17 +44,17 @@ def choice(storage: Storage, density: float, rank: int = 0) -> Choice:
         ("x86-64-avx512", "rows"),
         ("x86-64-avx2", "planes"),
         ("raspberry-pi-5", "rows"),
-        ("jetson-orin-nano-8gb", "rows"),
+        ("jetson-orin-nano-8gb", "tiles"),
     ],
 )
-def test_layout_of_i4_is_what_the_target_reads_best(device: str, layout: str) -> None:
-    assert i4_layout(load(device)) == layout
+def test_layout_is_what_the_target_reads_best(device: str, layout: str) -> None:
+    assert blob_layout(load(device)) == layout
 
 
 def test_avx512_without_vbmi2_reads_planes() -> None:
     target = load("x86-64-avx512")
     skylake = dataclasses.replace(target, isa=tuple(i for i in target.isa if i != "avx512vbmi2"))
-    assert i4_layout(skylake) == "planes"
+    assert blob_layout(skylake) == "planes"
 
 
 @pytest.mark.parametrize("storage", STORAGES)

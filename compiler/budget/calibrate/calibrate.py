@@ -16,7 +16,7 @@ import psutil
 from slc.compiler.budget.calibrate import decoder, graphs
 from slc.compiler.budget.calibrate.fit import Figures, Sample, fit
 from slc.compiler.budget.calibrate.timing import interleave, median_and_fastest
-from slc.compiler.budget.encodings import i4_layout
+from slc.compiler.budget.encodings import blob_layout
 from slc.compiler.budget.operation import Machine, Operation
 from slc.compiler.progress import Progress
 from slc.targets.detect import detect_host, installed_version, last_level_cache_bytes
@@ -155,7 +155,7 @@ def _graphs(
     rng = np.random.default_rng(0)
     W, chance = rng.standard_normal((N, K), np.float32), rng.random((N, K), np.float32)
     S, delta = (W * (chance < share * turn.density) for share in (1, DELTA_SHARE))
-    yield from graphs.sparse_graphs(S, delta, i4_layout(host), cold_bytes)
+    yield from graphs.sparse_graphs(S, delta, blob_layout(host), cold_bytes)
     yield graphs.dense_graph(N, K, cold_bytes)
     for bits in (4, 8):
         yield graphs.quantized_graph(N, K, bits, turn.group, "", cold_bytes)

@@ -69,6 +69,21 @@ SLC_DEVICE Pair Load64(const void* p) {  // aligned to 8
   const uint2 v = __ldg(static_cast<const uint2*>(p));
   return {v.x, v.y};
 }
+// Shared memory, aligned to what is read or written at once.
+struct Quad {
+  u32 x[4];
+};
+SLC_DEVICE Pair SharedPair(const void* p) {
+  const uint2 v = *static_cast<const uint2*>(p);
+  return {v.x, v.y};
+}
+SLC_DEVICE Quad SharedQuad(const void* p) {
+  const uint4 v = *static_cast<const uint4*>(p);
+  return {{v.x, v.y, v.z, v.w}};
+}
+SLC_DEVICE void StoreQuad(void* p, const u32 (&x)[4]) {
+  *static_cast<uint4*>(p) = make_uint4(x[0], x[1], x[2], x[3]);
+}
 SLC_DEVICE u16 Load16(const u16* p) { return __ldg(p); }
 SLC_DEVICE float LoadFloat(const float* p) { return __ldg(p); }
 

@@ -23,8 +23,8 @@ SLC_DEVICE void CopyX(const GemmArguments& in, i64 row0, i64 column0, bool units
     } else {
       const Pair first = LoadX<kFloatX>(in, row, column, vectors);
       const Pair second = LoadX<kFloatX>(in, row, column + 4, vectors);
-      u32* words = reinterpret_cast<u32*>(to);
-      words[0] = first.x, words[1] = first.y, words[2] = second.x, words[3] = second.y;
+      const u32 words[4] = {first.x, first.y, second.x, second.y};
+      StoreQuad(to, words);
     }
   }
 }
@@ -74,9 +74,7 @@ SLC_DEVICE void TiledGemm(const GemmArguments& in) {
       const int step = warp % 2 * 2 + i;
       u32 a[4];
       DecodeStep<kType>(stage, table, before, step, a);
-      u32* to = reinterpret_cast<u32*>(decoded + (step * 32 + lane) * 16);
-      SLC_UNROLL
-      for (int j = 0; j < 4; ++j) to[j] = a[j];
+      StoreQuad(decoded + (step * 32 + lane) * 16, a);
     }
     if (kType != kF16 && warp % 2 == 0 && lane < kBlockRows) {
       u16* to = reinterpret_cast<u16*>(shared + Shape::kScalesAt + slot * Shape::kScalesBytes);
@@ -93,22 +91,18 @@ SLC_DEVICE void TiledGemm(const GemmArguments& in) {
     float part[kWarpTiles][kWarpRows8][4] = {};
     SLC_UNROLL
     for (int step = 0; step < 4; ++step) {
-      u32 b[kWarpRows8][2];
+      Pair b[kWarpRows8];
       SLC_UNROLL
       for (int j = 0; j < kWarpRows8; ++j) {
         const int row = row_quarter + 8 * j + LaneRow(lane);
-        const u8* at = x + (row * kXStride + step * kStepColumns + LaneColumn(lane)) * 2;
-        b[j][0] = reinterpret_cast<const u32*>(at)[0];
-        b[j][1] = reinterpret_cast<const u32*>(at)[1];
+        b[j] = SharedPair(x + (row * kXStride + step * kStepColumns + LaneColumn(lane)) * 2);
       }
       SLC_UNROLL
       for (int t = 0; t < kWarpTiles; ++t) {
-        const u32* from = reinterpret_cast<const u32*>(decoded + (tile_half + t) * kDecodedTile +
-                                                       (step * 32 + lane) * 16);
-        const u32 a[4] = {from[0], from[1], from[2], from[3]};
+        const Quad a = SharedQuad(decoded + (tile_half + t) * kDecodedTile + (step * 32 + lane) * 16);
         SLC_UNROLL
         for (int j = 0; j < kWarpRows8; ++j) {
-          Mma(kType == kF16 ? sums[t][j] : part[t][j], a, b[j][0], b[j][1]);
+          Mma(kType == kF16 ? sums[t][j] : part[t][j], a.x, b[j].x, b[j].y);
         }
       }
     }

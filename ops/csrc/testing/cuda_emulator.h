@@ -128,7 +128,7 @@ inline void CheckShared(const void* at, size_t bytes) {
   const Block& block = *Now();
   const u8* p = static_cast<const u8*>(at);
   if (p < block.shared || p + bytes > block.shared + block.shared_bytes) {
-    Abort("cp.async writes outside shared memory");
+    Abort("a write outside shared memory");
   }
 }
 
@@ -283,6 +283,21 @@ inline Pair Load64(const void* p) {
   Pair pair;
   std::memcpy(&pair, p, sizeof(pair));
   return pair;
+}
+struct Quad {
+  u32 x[4];
+};
+inline Pair SharedPair(const void* p) { return Load64(p); }
+inline Quad SharedQuad(const void* p) {
+  if (reinterpret_cast<std::uintptr_t>(p) % 16 != 0) emulated::Abort("SharedQuad: not aligned");
+  Quad quad;
+  std::memcpy(&quad, p, sizeof(quad));
+  return quad;
+}
+inline void StoreQuad(void* p, const u32 (&x)[4]) {
+  emulated::CheckShared(p, 16);
+  if (reinterpret_cast<std::uintptr_t>(p) % 16 != 0) emulated::Abort("StoreQuad: not aligned");
+  std::memcpy(p, x, 16);
 }
 inline u16 Load16(const u16* p) { return *p; }
 inline float LoadFloat(const float* p) { return *p; }
