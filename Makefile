@@ -4,9 +4,12 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+# A C++ compiler for boards, of no system package: ops/cmake/zig.cmake.
+ZIG := $(BIN)/python -c 'import os, ziglang; print(os.path.join(os.path.dirname(ziglang.__file__), "zig"))'
+
 SOURCES := $(shell find ops/csrc -type f 2>/dev/null) ops/CMakeLists.txt pyproject.toml
 
-.PHONY: demo test test-all test-large test-ort-matrix lint format bench clean install cuda
+.PHONY: demo test test-all test-large test-ort-matrix lint format bench clean install cuda wheel
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m examples.semantic_search
@@ -40,23 +43,25 @@ format: $(VENV)/.linters
 	$(BIN)/ruff format .
 	find ops/csrc -name '*.cc' -o -name '*.h' -o -name '*.inc' -o -name '*.cu' | xargs $(BIN)/clang-format -i
 
-# The CUDA library: images for every GPU by NVRTC from PyPI, then the host's part for this machine,
-# beside the CPU library, and for aarch64 where there is a cross compiler. No GPU or toolkit is needed.
-ARM_CXX := aarch64-linux-gnu-g++
+# The CUDA library: images for every GPU by NVRTC from PyPI, then the host's part for this machine and
+# for aarch64, beside the CPU libraries. No GPU or toolkit is needed.
 cuda: $(VENV)/.installed
 	$(BIN)/python -m pip install -q 'nvidia-cuda-nvrtc==13.*' 'nvidia-cuda-nvrtc-cu12==12.6.*'
 	$(BIN)/python ops/csrc/cuda/build_images.py -o build/cuda
-	SKBUILD_CMAKE_DEFINE="SLC_CUDA_IMAGES=$(CURDIR)/build/cuda" $(BIN)/python -m pip install -q -e '.[export,test]'
-	if command -v $(ARM_CXX) >/dev/null; then \
-	  cmake -S ops -B build/aarch64 -DSLC_CUDA_IMAGES=$(CURDIR)/build/cuda \
-	    -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/ops/cmake/aarch64-linux-gnu.cmake && \
-	  cmake --build build/aarch64 --parallel; \
-	else echo "no $(ARM_CXX): nothing is built for aarch64"; fi
+	SKBUILD_CMAKE_DEFINE="SLC_ZIG=$$($(ZIG));SLC_CUDA_IMAGES=$(CURDIR)/build/cuda" \
+	  $(BIN)/python -m pip install -q -e '.[export,test]'
+
+# One wheel for x86-64 with the library for aarch64 inside, and the CUDA ones after `make cuda`; by zig, so
+# that glibc 2.28 is enough for it.
+wheel: $(VENV)/.installed
+	SKBUILD_CMAKE_DEFINE="SLC_ZIG=$$($(ZIG));SLC_ZIG_CPU=$$(uname -m);CMAKE_TOOLCHAIN_FILE=$(CURDIR)/ops/cmake/zig.cmake;SLC_CUDA_IMAGES=$(wildcard $(CURDIR)/build/cuda)" \
+	SKBUILD_BUILD_DIR=build/wheel $(BIN)/python -m pip wheel -q --no-deps -w dist .
 
 install: $(VENV)/.installed
 
 $(VENV)/.installed: $(SOURCES) | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q -e '.[export,test]'
+	$(BIN)/python -m pip install -q 'ziglang==0.17.1'
+	SKBUILD_CMAKE_DEFINE="SLC_ZIG=$$($(ZIG))" $(BIN)/python -m pip install -q -e '.[export,test]'
 	touch $@
 
 $(VENV)/.linters: pyproject.toml | $(VENV)/.installed

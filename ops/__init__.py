@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import importlib.resources
 import os
+import platform as _platform
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +37,24 @@ class LibraryNotFoundError(FileNotFoundError):
     """The native operator library is not where it should be."""
 
 
-def library_path() -> str:
+def library_path(platform: str | None = None) -> str:
     """Path of ``libslc_ops.so``; the environment variable SLC_OPS_LIBRARY overrides it.
+
+    Args:
+        platform: whose library, such as "linux-aarch64"; None: this machine's. A wheel for x86-64
+            has the one for boards as well.
 
     Raises:
         LibraryNotFoundError: the file does not exist.
     """
+    if platform is not None and platform != _this_platform():
+        other = importlib.resources.files(__name__).joinpath(platform, _LIBRARY)
+        if not other.is_file():
+            raise LibraryNotFoundError(
+                f"this installation of slc has no operator library for {platform}; build one on "
+                "the device with `slc ops build`"
+            )
+        return str(other)
     override = os.environ.get("SLC_OPS_LIBRARY")
     path = override or str(importlib.resources.files(__name__).joinpath(_LIBRARY))
     if not Path(path).is_file():
@@ -50,6 +64,10 @@ def library_path() -> str:
             "it with `slc ops build`"
         )
     return path
+
+
+def _this_platform() -> str:
+    return f"{sys.platform}-{_platform.machine()}"
 
 
 def register(session_options: Any) -> None:

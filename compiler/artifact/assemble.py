@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slc.compiler.artifact import elf
 from slc.compiler.artifact.adapter_files import ADAPTERS_FOLDER, write_adapter
 from slc.compiler.artifact.genai import patch_genai_config
 from slc.compiler.artifact.manifest import (
@@ -21,6 +22,7 @@ from slc.compiler.artifact.manifest import (
 from slc.compiler.artifact.writer import write_model
 from slc.compiler.progress import Progress, as_stage
 from slc.ops import DOMAIN
+from slc.targets.target import version_tuple
 
 if TYPE_CHECKING:
     from slc.compiler.budget import Plan
@@ -120,37 +122,35 @@ def _names(request: Request) -> list[str]:
 
 
 def _op_library(target: Target, folder: Path) -> OpLibrary:
-    """Copies the op library if it is one for the target's platform; says so if there is none."""
+    """Copies the op library of the target's platform, for CUDA both; says so if there is none."""
     import slc.ops
-    from slc.targets import load
 
     wanted = LIBRARY_FILE
     if target.provider == "cuda":
         wanted += f" and a {CUDA_LIBRARY_FILE}"
-    host = load("host").platform_tag
-    if host != target.platform_tag:
-        return OpLibrary(
-            None,
-            f"no {target.platform_tag} library at hand, this machine builds {host}: put a "
-            f"{wanted} built for the device beside model.onnx",
-        )
+    remedy = f"put a {wanted} built for {target.platform_tag} beside model.onnx (slc ops build)"
     try:
-        library = Path(slc.ops.library_path())
+        library = Path(slc.ops.library_path(target.platform_tag))
     except FileNotFoundError:
         return OpLibrary(
-            None,
-            "slc was installed without its compiled half: put a "
-            f"{wanted} built on the device beside model.onnx",
+            None, f"this slc was installed without a library for {target.platform_tag}: {remedy}"
         )
-    shutil.copyfile(library, folder / LIBRARY_FILE)
+    parts = [library]
     if target.provider == "cuda":
-        beside = library.with_name(CUDA_LIBRARY_FILE)
-        if not beside.is_file():
-            (folder / LIBRARY_FILE).unlink()
+        parts.append(library.with_name(CUDA_LIBRARY_FILE))
+        if not parts[1].is_file():
             return OpLibrary(
                 None,
-                f"slc was installed without {CUDA_LIBRARY_FILE} (make cuda): put a {wanted} built "
-                "for the device beside model.onnx",
+                f"this slc was installed without a {CUDA_LIBRARY_FILE} for {target.platform_tag} "
+                f"(make cuda): {remedy}",
             )
-        shutil.copyfile(beside, folder / CUDA_LIBRARY_FILE)
+    for part in parts:
+        shutil.copyfile(part, folder / part.name)
+    needed = elf.glibc_needed(library)
+    if needed is not None and version_tuple(needed) > version_tuple(target.glibc_min):
+        return OpLibrary(
+            LIBRARY_FILE,
+            f"{LIBRARY_FILE} was built here and needs glibc {needed}, where {target.name} may have "
+            f"{target.glibc_min}: for such a machine take the one of a wheel (make wheel)",
+        )
     return OpLibrary(LIBRARY_FILE)

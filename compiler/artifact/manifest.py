@@ -42,12 +42,10 @@ Json = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class OpLibrary:
-    """The op library in the folder, or why there is none."""
+    """The op library in the folder, what is to know of it, or why there is none."""
 
     file: str | None
-    note: str | None = (
-        None  # e.g. "no aarch64 library at hand: copy libslc_ops.so beside model.onnx"
-    )
+    note: str | None = None
 
 
 def build_manifest(

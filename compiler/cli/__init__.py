@@ -15,6 +15,7 @@ from slc.compiler.cli import (
     export,
     frontier,
     inspect,
+    ops,
     plan,
     report,
     structure,
@@ -40,6 +41,7 @@ app.command("bench")(bench.command)
 app.command("inspect")(inspect.command)
 app.command("devices")(devices.command)
 app.command("doctor")(doctor.command)
+app.add_typer(ops.app, name="ops")
 
 
 def _print_version(asked: bool) -> None:

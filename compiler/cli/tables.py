@@ -40,9 +40,10 @@ def print_export(console: Console, path: Path, manifest: Mapping[str, Any]) -> N
     _print_refusals(console, manifest["refusals"])
     size = sum(entry["bytes"] for entry in manifest["files"].values())
     console.print(f"{path}: {format_size(size)} for {manifest['device']['name']}", soft_wrap=True)
-    note = manifest["op_library"]["note"]
-    if note:
-        console.print(f"[yellow]missing:[/] {note}", soft_wrap=True)
+    library = manifest["op_library"]
+    if library["note"]:
+        word = "note" if library["file"] else "missing"
+        console.print(f"[yellow]{word}:[/] {library['note']}", soft_wrap=True)
 
 
 def print_plan(console: Console, plan: Plan, target: Target) -> None:
