@@ -1,7 +1,7 @@
 """Compiles the op library from the sources that lie in the package: on a device, or for one.
 
-For this machine's processor the system's own C++ compiler does it, which on a board is all there is.
-For another one, or where there is none, zig of the PyPI package ziglang (ops/cmake/zig.cmake).
+For this machine's processor the system's own C++ compiler does it, all there is on a board. For
+another one, or where there is none, zig of the PyPI package ziglang (ops/cmake/zig.cmake).
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _toolchain(target: Target, source: Path) -> list[str]:
 
 
 def _zig() -> Path | None:
-    """zig of the package ziglang, where that is installed."""
+    """The compiler of the package ziglang, where that is installed."""
     found = importlib.util.find_spec("ziglang")
     if found is None or found.origin is None:
         return None
