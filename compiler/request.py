@@ -16,6 +16,7 @@ PathLike = str | Path
 METHODS = ("salr", "oats", "hessian")
 LOGITS = ("last", "all")
 _ADAPTER_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
+_ADAPTER_NAME_BYTES_MAX = 200  # with its ending it must be a file's name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,22 +155,31 @@ class Request:
         Raises:
           RequestError: a name that can't be a file's, or one that is taken.
         """
-        named: list[tuple[Path, str]] = []
-        for text in self.adapters:
-            path, equals, name = text.rpartition("=")
-            if not equals or Path(text).exists():  # a folder may have = in its name
-                path, name = text, Path(text).resolve().name
-            if not _ADAPTER_NAME.fullmatch(name):
-                raise RequestError(
-                    f"--adapter {text}: got the name {name!r}, wanted letters, digits and . _ + - "
-                    "(PATH=NAME gives one)"
-                )
-            if any(name == other for _, other in named):
-                raise RequestError(
-                    f"--adapter {text}: the name {name!r} is taken; add =NAME to tell them apart"
-                )
-            named.append((Path(path), name))
-        return named
+        return named_adapters(self.adapters, "--adapter")
+
+
+def named_adapters(texts: Sequence[str], option: str) -> list[tuple[Path, str]]:
+    """(folder, name) of each "PATH" or "PATH=NAME"; PATH alone takes the folder's name.
+
+    Raises:
+      RequestError: a name that can't be a file's, or one that is taken; it begins with `option`.
+    """
+    named: list[tuple[Path, str]] = []
+    for text in texts:
+        path, equals, name = text.rpartition("=")
+        if not equals or Path(text).exists():  # a folder may have = in its name
+            path, name = text, Path(text).resolve().name
+        if not _ADAPTER_NAME.fullmatch(name) or len(name.encode()) > _ADAPTER_NAME_BYTES_MAX:
+            raise RequestError(
+                f"{option} {text}: got the name {name!r}, wanted letters, digits and . _ + -, at "
+                f"most {_ADAPTER_NAME_BYTES_MAX} bytes (PATH=NAME gives one)"
+            )
+        if any(name == other for _, other in named):
+            raise RequestError(
+                f"{option} {text}: the name {name!r} is taken; add =NAME to tell them apart"
+            )
+        named.append((Path(path), name))
+    return named
 
 
 def make_request(options: dict[str, Any]) -> Request:

@@ -111,6 +111,12 @@ def _extra_ranks(adapters: list[PeftAdapter], request: Request) -> dict[str, int
 
 def asked_adapters(source: Source, request: Request) -> list[PeftAdapter]:
     """The PEFT adapters of the request, read."""
-    from slc.compiler.frontends.adapters import load_peft
+    from slc.compiler.frontends.adapters import check_slots, load_peft
+    from slc.compiler.passes.attach_adapters import has_slots
 
-    return [load_peft(path, name, source) for path, name in request.named_adapters()]
+    adapters = [load_peft(path, name, source) for path, name in request.named_adapters()]
+    if request.adapter_slots:
+        slotted = {linear.name for linear in source.linears if has_slots(linear)}
+        for adapter in adapters:
+            check_slots(adapter, slotted)
+    return adapters

@@ -73,7 +73,7 @@ def test_export_then_verify(artifact: Path) -> None:
 
 def test_help_names_every_command() -> None:
     text = slc("--help").stdout
-    commands = "export plan frontier structure verify report inspect devices doctor"
+    commands = "export plan frontier structure verify report inspect adapters devices doctor"
     for command in commands.split():
         assert command in text
         assert slc(command, "--help").returncode == 0

@@ -58,9 +58,29 @@ def test_the_python_blocks(
             feeds[f"past_key_values.{layer}.{kind}"] = np.zeros((1, 2, 0, 16), np.float32)
     namespace: dict[str, Any] = {"feeds": feeds}
     python = blocks("python")
-    assert len(python) == 2
+    assert len(python) == 4
+    genai = python.pop(2)
     for block in python:
         exec(block, namespace)
     without = namespace["session"].run(None, feeds)[0]
     adapted = namespace["session"].run(None, feeds, namespace["run_options"])[0]
     assert np.abs(adapted - without).max() > 1e-3
+    binding = namespace["binding"]
+    for name, value in feeds.items():
+        binding.bind_cpu_input(name, value)
+    binding.bind_output("logits")
+    namespace["session"].run_with_iobinding(binding)
+    np.testing.assert_array_equal(binding.copy_outputs_to_cpu()[0], adapted)
+    genai += (
+        "import numpy\n"
+        "generator.append_tokens(numpy.array([[3, 14, 15]], dtype=numpy.int32))\n"
+        "numpy.save('logits.npy', generator.get_output('logits'))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", genai], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    # Its session is made with options of its own, so not to the bit: whose answer is it?
+    got = np.load("logits.npy").reshape(-1, adapted.shape[-1])[-1]
+    moved = np.abs(adapted - without)[0, -1].max()
+    assert np.abs(got - adapted[0, -1]).max() < moved / 100

@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slc.compiler.artifact import elf
-from slc.compiler.artifact.adapter_files import ADAPTERS_FOLDER, write_adapter
+from slc.compiler.artifact.adapter_files import (
+    adapter_file,
+    describe_adapter,
+    write_adapter,
+)
 from slc.compiler.artifact.genai import patch_genai_config
 from slc.compiler.artifact.manifest import (
     CUDA_LIBRARY_FILE,
@@ -68,16 +72,19 @@ def assemble(
             provider=target.provider,
         )  # fmt: skip
         (folder / "genai_config.json").write_text(json.dumps(config, indent=4) + "\n")
+    loadable = []
     for index, adapter in enumerate(slotted):
-        (folder / ADAPTERS_FOLDER).mkdir(exist_ok=True)
-        destination = folder / ADAPTERS_FOLDER / f"{adapter.name}.onnx_adapter"
+        destination = folder / adapter_file(adapter.name)
+        destination.parent.mkdir(exist_ok=True)
         write_adapter(adapter, index % request.adapter_slots, destination)
-    write_manifest(folder, _manifest(source, target, request, plan, method, library, folder))
+        loadable.append(describe_adapter(destination))
+    manifest = _manifest(source, target, request, plan, method, library, loadable, folder)
+    write_manifest(folder, manifest)
 
 
 def _manifest(
     source: Source, target: Target, request: Request, plan: Plan, method: str,
-    library: OpLibrary, folder: Path,
+    library: OpLibrary, loadable: list[dict[str, Any]], folder: Path,
 ) -> dict[str, Any]:  # fmt: skip
     return build_manifest(
         folder,
@@ -91,6 +98,7 @@ def _manifest(
         budget_bytes=plan.budget_bytes,
         static_adapters=[] if request.adapter_slots else _names(request),
         adapter_slots=request.adapter_slots,
+        loadable=loadable,
         predicted=None
         if plan.speed is None
         else {"us_per_token": plan.speed.us_per_token, "context": plan.speed.context},

@@ -16,6 +16,7 @@ touched by more roundings than in f32.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -86,7 +87,7 @@ def check_node(node: ir.Node, values: Mapping[str, npt.NDArray[Any]]) -> LinearC
         str(node.name), node.op_type, 0.0, (0, 0), 0.0, 0.0, 0.0, 0.0, passed=True,
         accuracy_level=level_of(node),
     )  # fmt: skip
-    flat = got.reshape(-1, got.shape[-1]).astype(np.float64)
+    flat = _as_rows(got)
     for first, wanted, bound in _expected(node, values):
         part = flat[:, first : first + wanted.shape[1]]
         if part.size == 0:
@@ -126,8 +127,12 @@ def _expected(
 
 def _rows_of(values: Mapping[str, npt.NDArray[Any]], value: ir.Value | None) -> F64Array:
     assert value is not None
-    array = values[str(value.name)]
-    return array.reshape(-1, array.shape[-1]).astype(np.float64)
+    return _as_rows(values[str(value.name)])
+
+
+def _as_rows(array: npt.NDArray[Any]) -> F64Array:
+    """[..., N] as [M, N]; numpy can't infer M where N is 0, as of slots that nothing fills."""
+    return array.reshape(math.prod(array.shape[:-1]), array.shape[-1]).astype(np.float64)
 
 
 def _sparse(

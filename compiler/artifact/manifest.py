@@ -61,6 +61,7 @@ def build_manifest(
     budget_bytes: int | None = None,
     static_adapters: Sequence[str] = (),
     adapter_slots: int = 0,
+    loadable: Sequence[Mapping[str, Any]] = (),
     predicted: Mapping[str, Any] | None = None,
 ) -> Json:
     """Describes the finished folder; every other file must have been written.
@@ -77,6 +78,7 @@ def build_manifest(
       budget_bytes: of `--mem`, None when the user gave none.
       static_adapters: names of the adapters concatenated into the weights.
       adapter_slots: pairs of overridable initializers per Linear.
+      loadable: what `describe_adapter` says of each file in adapters/.
       predicted: us_per_token, context (tokens in the cache that it is reckoned at); None of what
         has no predicted speed.
     """
@@ -101,7 +103,10 @@ def build_manifest(
         "linears": [_linear_entry(linear, choices) for linear in source.linears],
         "refusals": [dataclasses.asdict(refusal) for refusal in source.refusals],
         "op_library": _op_library_entry(op_library, files),
-        "adapters": _adapters_entry(source, static_adapters, adapter_slots),
+        "adapters": {
+            **_adapters_entry(source, static_adapters, adapter_slots),
+            "loadable": sorted(map(dict, loadable), key=lambda entry: str(entry["name"])),
+        },
         "files": files,
     }
 
@@ -153,10 +158,15 @@ def hash_files(folder: Path) -> dict[str, Json]:
     """
     paths = {p.relative_to(folder): p for p in folder.rglob("*") if p.is_file()}
     return {
-        name.as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        name.as_posix(): file_entry(path)
         for name, path in sorted(paths.items())
         if name.as_posix() not in UNHASHED and not any(part[0] == "." for part in name.parts)
     }
+
+
+def file_entry(path: Path) -> Json:
+    """What the manifest says of one file."""
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
 def sha256(path: Path) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from slc.compiler.artifact.adapter_files import adapter_file
 from slc.compiler.artifact.manifest import Json
 from slc.ops import DOMAIN, bitmap
 
@@ -48,6 +49,10 @@ def _arithmetic(manifest: Json) -> Iterator[str]:
             f"manifest.json was altered: its lines of memory add up to {total:,} bytes and it "
             f"says {memory['predicted_bytes']:,}"
         )
+    for adapter in manifest["adapters"].get("loadable", []):
+        if adapter_file(adapter["name"]) not in manifest["files"]:
+            name = adapter["name"]
+            yield f"manifest.json was altered: it lists the adapter {name} and not its file"
     vouched = manifest["files"].get(library["file"] or "", {}).get("sha256")
     if library["file"] and library["sha256"] != vouched:
         yield f"manifest.json was altered: it has two different hashes of {library['file']}"

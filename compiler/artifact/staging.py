@@ -19,6 +19,8 @@ from slc.compiler.artifact.manifest import LIBRARY_FILE, UNHASHED, read_manifest
 from slc.compiler.errors import ArtifactError
 from slc.compiler.folders import put_in_place
 
+CHANGE_FOLDER = ".slc-change"  # of changing.py, inside an artifact; a killed change leaves one
+
 
 @contextlib.contextmanager
 def staged(out: Path, force: bool) -> Iterator[Path]:
@@ -46,7 +48,7 @@ def staged(out: Path, force: bool) -> Iterator[Path]:
             with _disk_errors(out, while_writing=staging):
                 yield staging
             with _disk_errors(out):
-                _sync(staging)
+                sync_folder(staging)
                 _put_in_place(staging, out, force)
     except BaseException:
         if staging is not None:
@@ -57,7 +59,7 @@ def staged(out: Path, force: bool) -> Iterator[Path]:
         raise
 
 
-class _Lock:
+class FolderLock:
     """An exclusive lock on a folder for as long as the process lives or until close()."""
 
     def __init__(self, folder: Path) -> None:
@@ -69,6 +71,7 @@ class _Lock:
             raise
 
     def close(self) -> None:
+        """Lets others have it."""
         os.close(self._descriptor)
 
 
@@ -118,7 +121,8 @@ def _foreign_entry(out: Path) -> str | None:
         ours = {*read_manifest(out)["files"], *UNHASHED, LIBRARY_FILE}
     except ArtifactError:
         return present[0]
-    return next((name for name in present if name not in ours), None)
+    change = f"{CHANGE_FOLDER}/"
+    return next((n for n in present if n not in ours and not n.startswith(change)), None)
 
 
 def _make_parents(parent: Path) -> list[Path]:
@@ -128,10 +132,10 @@ def _make_parents(parent: Path) -> list[Path]:
     return missing[::-1]
 
 
-def _claim(out: Path) -> tuple[Path, _Lock]:
+def _claim(out: Path) -> tuple[Path, FolderLock]:
     """A fresh temporary folder and the lock that marks it as alive; dead ones are removed."""
     for stale in _beside(out, "partial"):
-        with contextlib.suppress(OSError), contextlib.closing(_Lock(stale)):
+        with contextlib.suppress(OSError), contextlib.closing(FolderLock(stale)):
             shutil.rmtree(stale)
     pid, attempt = os.getpid(), 0
     while True:
@@ -139,7 +143,7 @@ def _claim(out: Path) -> tuple[Path, _Lock]:
         staging = out.parent / f".{out.name}.slc-partial-{pid}{suffix}"
         try:
             staging.mkdir()
-            return staging, _Lock(staging)
+            return staging, FolderLock(staging)
         except (FileExistsError, BlockingIOError):  # another thread of this process, or a cleaner
             attempt += 1
 
@@ -161,14 +165,15 @@ def _recover(out: Path) -> None:
             aside.rename(out)
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Puts every file and the folder itself on disk, so that the rename can't outrun the data."""
     for path in sorted(folder.rglob("*")):
-        _sync_one(path)
-    _sync_one(folder)
+        sync_one(path)
+    sync_one(folder)
 
 
-def _sync_one(path: Path) -> None:
+def sync_one(path: Path) -> None:
+    """Puts a file's bytes, or a folder's list of names, on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -179,4 +184,4 @@ def _sync_one(path: Path) -> None:
 def _put_in_place(staging: Path, out: Path, force: bool) -> None:
     _check_destination(out, force)  # again: it may have appeared meanwhile
     put_in_place(staging, out, out.parent / f".{out.name}.slc-replaced-{os.getpid()}")
-    _sync_one(out.parent)
+    sync_one(out.parent)

@@ -9,6 +9,7 @@ import typer
 
 from slc.compiler import __version__
 from slc.compiler.cli import (
+    adapters,
     bench,
     devices,
     doctor,
@@ -39,6 +40,7 @@ app.command("verify")(verify.command)
 app.command("report")(report.command)
 app.command("bench")(bench.command)
 app.command("inspect")(inspect.command)
+app.add_typer(adapters.app, name="adapters")
 app.command("devices")(devices.command)
 app.command("doctor")(doctor.command)
 app.add_typer(ops.app, name="ops")

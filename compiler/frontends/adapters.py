@@ -8,15 +8,15 @@ concatenated along the rank, each B in its own rows and zero elsewhere.
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 import re
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from slc.compiler.errors import ModelError
+from slc.compiler.frontends.peft_config import read_config, scale_of, unsupported
 from slc.compiler.frontends.safetensors_file import Parameter, non_finite, parameters_of
 from slc.compiler.frontends.source import Source
 from slc.compiler.frontends.weights import weight_array
@@ -24,19 +24,7 @@ from slc.compiler.linear import Linear
 
 _PREFIX = "base_model.model."
 
-# Options of LoraConfig that change what the adapter computes, and how to say so.
-_UNSUPPORTED = {
-    "use_dora": "DoRA rescales whole columns of the merged weight",
-    "modules_to_save": "it replaces whole modules of the base model",
-    "lora_bias": "it trains biases",
-    "alora_invocation_tokens": "activated LoRA switches on inside a sequence",
-    "target_parameters": "it adapts parameters that no module multiplies by",
-    "layer_replication": "it changes the number of layers",
-    "trainable_token_indices": "it retrains rows of the embedding",
-}
-
-# Ways to start a LoRA that change the base's weights: B·A fits those, not the model that slc reads.
-_REBASED = ("pissa", "olora", "corda", "loftq", "lora_ga")
+WeightOf = Callable[[Linear], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,68 +53,94 @@ class _Module:
 
 
 def load_peft(path: Path, name: str, source: Source) -> PeftAdapter:
+    """Reads a folder saved by PEFT's save_pretrained, for a model as a frontend gives it.
+
+    Raises:
+      ModelError: as of `read_peft`.
+    """
+    return read_peft(path, name, source.linears, lambda linear: weight_array(source, linear))
+
+
+def read_peft(
+    path: Path, name: str, linears: Sequence[Linear], weight: WeightOf | None = None
+) -> PeftAdapter:
     """Reads a folder saved by PEFT's save_pretrained.
+
+    Args:
+      path: the folder.
+      name: what to call the adapter.
+      linears: of the model; name, N, K, kind and sources are read.
+      weight: gives a Linear's W, float32 [N, K], to compare weights with that the folder holds
+        beside LoRA's; None: the model has none any more, and such a folder is refused.
 
     Raises:
       ModelError: not a LoRA folder, damaged, a kind of LoRA that slc can't compile, or not made
         for this model.
     """
     path = Path(path)
-    config = _read_config(path)
+    try:
+        return _read(path, name, linears, weight)
+    except OSError as error:
+        raise ModelError(
+            f"the adapter {str(path)!r} can't be read ({error.strerror or error}): check that its "
+            "files are complete and yours to read"
+        ) from error
+
+
+def check_slots(adapter: PeftAdapter, slotted: Collection[str]) -> None:
+    """Refuses an adapter that a session could not be given.
+
+    Args:
+      adapter: what is to be loaded at run time.
+      slotted: names of the Linears that have slots.
+
+    Raises:
+      ModelError: it adapts a Linear that has none.
+    """
+    bare = [name for name in adapter.modules if name not in slotted]
+    if bare:
+        raise ModelError(
+            f"the adapter {str(adapter.path)!r} adapts {bare[0]!r}, which has no slot: train it "
+            "without that module, or export it into the model with --adapter and no slots"
+        )
+
+
+def _read(path: Path, name: str, linears: Sequence[Linear], weight: WeightOf | None) -> PeftAdapter:
+    config = read_config(path)
     tensors = _read_tensors(path)
-    places = _places(source)
+    places = _places(linears)
     lora = {key: tensor for key, tensor in tensors.items() if ".lora_" in key}
-    for key in sorted(tensors.keys() - lora.keys()):
-        _check_unchanged(path, source, key, tensors[key])
-    modules = _modules(path, config, lora)
     found: dict[str, list[tuple[int, np.ndarray, np.ndarray]]] = {}
-    for module in modules:
+    for module in _modules(path, config, lora):
         for linear, start, stop in _find(path, module, places):
             _check_shape(path, module, linear, start, stop)
-            a = module.a.rows(0, module.a.shape[0])
+            a, rows = _factors(path, module)
             b = np.zeros((linear.N, a.shape[0]), np.float32)
-            b[start:stop] = module.b.rows(0, module.b.shape[0]) * np.float32(module.scale)
+            b[start:stop] = rows
             found.setdefault(linear.name, []).append((start, a, b))
-    order = [linear.name for linear in source.linears if linear.name in found]
+    for key in sorted(tensors.keys() - lora.keys()):
+        _check_unchanged(path, linears, weight, key, tensors[key])
+    order = [linear.name for linear in linears if linear.name in found]
+    if not order:
+        raise unsupported(path, "it adapts nothing")
     return PeftAdapter(name, path, {n: _concatenate(found[n]) for n in order})
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    file = path / "adapter_config.json"
-    if not file.is_file():
-        raise ModelError(
-            f"{str(path)!r} is not a PEFT adapter (no adapter_config.json): "
-            "give a folder saved by PEFT's save_pretrained"
-        )
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-        method = config["peft_type"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(
-            f"{str(file)!r} is not a PEFT configuration ({error}): save the adapter again"
-        ) from error
-    if method != "LORA":
-        raise ModelError(
-            f"the adapter {str(path)!r} is of type {method}, and slc takes LORA: "
-            "train a LoRA adapter, or merge it into the model"
-        )
-    reason = unsupported_option(config)
-    if reason:
-        raise _unsupported(path, reason)
-    return dict(config)
+def _factors(path: Path, module: _Module) -> tuple[np.ndarray, np.ndarray]:
+    """A and s·B in float32.
 
-
-def unsupported_option(config: dict[str, Any]) -> str | None:
-    """Says which option of a LoraConfig slc can't compile, and why; None when all are fine."""
-    for option, reason in _UNSUPPORTED.items():
-        if config.get(option):
-            return f"{option} is set: {reason}"
-    if config.get("bias", "none") != "none":
-        return f"bias={config['bias']!r}: it trains biases"
-    start = config.get("init_lora_weights")
-    if isinstance(start, str) and start.lower().startswith(_REBASED):
-        return f"init_lora_weights={start!r}: it changes the base model's weights"
-    return None
+    Raises:
+      ModelError: a float64, or B times the scaling, is beyond float32.
+    """
+    with np.errstate(over="ignore"):  # what it gives is looked at
+        a = module.a.rows(0, module.a.shape[0])
+        b = module.b.rows(0, module.b.shape[0]) * np.float32(module.scale)
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise ModelError(
+            f"the adapter {str(path)!r} has numbers beyond float32 on {module.name!r}, scaled by "
+            f"{module.scale:g}: train it again or rescale it"
+        )
+    return a, b
 
 
 def _read_tensors(path: Path) -> dict[str, Parameter]:
@@ -158,9 +172,9 @@ def _modules(path: Path, config: dict[str, Any], tensors: dict[str, Parameter]) 
     for key, tensor in sorted(tensors.items()):
         match = re.fullmatch(r"(.+)\.lora_([AB])(?:\.\w+)?\.weight", key)
         if match is None:
-            raise _unsupported(path, f"it holds {key!r}, which is no lora_A or lora_B of a Linear")
+            raise unsupported(path, f"it holds {key!r}, which is no lora_A or lora_B of a Linear")
         if len(tensor.shape) != 2:
-            raise _unsupported(path, f"{key!r} has shape {list(tensor.shape)}, not a matrix's")
+            raise unsupported(path, f"{key!r} has shape {list(tensor.shape)}, not a matrix's")
         halves.setdefault(match[1].removeprefix(_PREFIX), {})[match[2]] = tensor
     modules = []
     for name, pair in halves.items():
@@ -170,45 +184,60 @@ def _modules(path: Path, config: dict[str, Any], tensors: dict[str, Parameter]) 
                 f"the adapter {str(path)!r} has {shapes} on {name!r}, and slc wants A [r, K] and "
                 "B [N, r]: save it again"
             )
-        scale = _scale(config, name, pair["A"].shape[0])
+        _check_types(path, pair.values())
+        rank = pair["A"].shape[0]
+        if rank == 0:
+            raise ModelError(
+                f"the adapter {str(path)!r} has rank 0 on {name!r}, where at least 1 is wanted: "
+                "leave the module out of target_modules"
+            )
+        scale = scale_of(path, config, name, rank)
         modules.append(_Module(name, pair["A"], pair["B"], scale))
     return modules
 
 
-def _scale(config: dict[str, Any], module: str, rank: int) -> float:
-    """Gives s of one module: patterns are matched as PEFT does, on the end of the name."""
-    alpha = config.get("lora_alpha", rank)
-    for pattern, value in (config.get("alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            alpha = value
-            break
-    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+def _check_types(path: Path, tensors: Iterable[Parameter]) -> None:
+    """Integers can't be LoRA's factors: a quantized adapter has scales that nothing here reads."""
+    for tensor in tensors:
+        if tensor.dtype.kind in "biu":
+            raise ModelError(
+                f"tensor {tensor.name!r} of the adapter {str(path)!r} is of type "
+                f"{tensor.dtype.name}, where floating point is wanted: save it in float32, float16 "
+                "or bfloat16"
+            )
 
 
-def _check_unchanged(path: Path, source: Source, key: str, tensor: Parameter) -> None:
+def _check_unchanged(
+    path: Path, linears: Sequence[Linear], weight: WeightOf | None, key: str, tensor: Parameter
+) -> None:
     """Lets a copy of the model's own embedding pass: PEFT saves it when lm_head is adapted.
 
     Raises:
-      ModelError: the tensor is no weight of the model, or not the same.
+      ModelError: the tensor is no weight of the model, or not the same, or nobody can tell.
     """
+    if weight is None:
+        raise ModelError(
+            f"the adapter {str(path)!r} holds {key!r}, and an artifact can't tell whether that is "
+            "the base model's own: save it again with save_embedding_layers=False"
+        )
     name = key.removeprefix(_PREFIX).removesuffix(".weight").removesuffix(".base_layer")
-    for linear in source.linears:
+    for linear in linears:
         names = {s.parameter.removesuffix(".weight"): (s.start, s.stop) for s in linear.sources}
         start, stop = {linear.name: (0, linear.N), **names}.get(name, (0, 0))
         if tensor.shape == (stop - start, linear.K) and np.array_equal(
-            weight_array(source, linear)[start:stop], tensor.rows(0, stop - start)
+            weight(linear)[start:stop], tensor.rows(0, stop - start)
         ):
             return
-    raise _unsupported(path, f"it holds {key!r}, trained beside LoRA's own matrices")
+    raise unsupported(path, f"it holds {key!r}, trained beside LoRA's own matrices")
 
 
 _Place = tuple[Linear, int, int]
 
 
-def _places(source: Source) -> dict[str, list[_Place]]:
+def _places(linears: Sequence[Linear]) -> dict[str, list[_Place]]:
     """Maps module names to the rows of the Linears that compute them."""
     places: dict[str, list[_Place]] = {}
-    for linear in source.linears:
+    for linear in linears:
         if linear.kind == "embedding":
             continue
         names = {s.parameter.removesuffix(".weight"): (s.start, s.stop) for s in linear.sources}
@@ -256,11 +285,4 @@ def _concatenate(
     return (
         np.ascontiguousarray(np.concatenate([a for _, a, _ in parts], axis=0)),
         np.ascontiguousarray(np.concatenate([b for _, _, b in parts], axis=1)),
-    )
-
-
-def _unsupported(path: Path, what: str) -> ModelError:
-    return ModelError(
-        f"the adapter {str(path)!r} can't be compiled ({what}): merge it into the model with "
-        "merge_and_unload, or train a plain LoRA"
     )

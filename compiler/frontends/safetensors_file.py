@@ -118,7 +118,7 @@ def _parameter(path: Path, name: str, entry: Any, base: int, size: int) -> Param
     start, stop = (int(o) for o in entry["data_offsets"])
     if base + stop > size:
         raise _damaged(path, f"tensor {name!r} ends at byte {base + stop} of {size}")
-    if stop - start != math.prod(shape) * dtype.itemsize or start < 0:
+    if stop - start != math.prod(shape) * dtype.itemsize or min(start, *shape, 0) < 0:
         raise _damaged(path, f"tensor {name!r} has {stop - start} bytes for shape {list(shape)}")
     return Parameter(name, shape, dtype, path, base + start)
 

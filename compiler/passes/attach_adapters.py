@@ -68,7 +68,7 @@ class AttachAdapters(ir.passes.InPlacePass):
             if linear.kind == "embedding":
                 continue
             pairs = _static_pairs(model, self._lowering, linear, choice, rounded)
-            if linear.kind == "linear":
+            if has_slots(linear):
                 pairs += _slots(model, linear, self._lowering.adapter_slots)
             if not pairs:
                 continue
@@ -87,6 +87,11 @@ class AttachAdapters(ir.passes.InPlacePass):
                 "with f32 scales can't hold: rescale the model's weights or export it with --rank 0"
             )
         return made
+
+
+def has_slots(linear: Linear) -> bool:
+    """Whether adapters can be loaded onto a Linear at run time: not onto an output head."""
+    return linear.kind == "linear"
 
 
 def slot_names(linear: str, slot: int) -> tuple[str, str]:

@@ -36,12 +36,19 @@ def provenance(manifest: Json, manifest_sha256: str) -> list[str]:
         rows.append(("adapters", escape(", ".join(adapters["static"]))))
     if adapters["slots"]:
         rows.append(("adapter slots", str(adapters["slots"])))
+    if adapters.get("loadable"):
+        rows.append(("adapters to load", escape(", ".join(map(_loadable, adapters["loadable"])))))
     return [
         table(("", ""), rows, text=(0, 1)),
         "<h3>To make it again</h3>",
         f"<pre class='code'>{escape(command(manifest))}</pre>",
         _files(manifest),
     ]
+
+
+def _loadable(adapter: Json) -> str:
+    """One that `slc adapters list` lists."""
+    return f"{adapter['name']} (rank {adapter['rank']}, slot {adapter['slot']})"
 
 
 def command(manifest: Json) -> str:

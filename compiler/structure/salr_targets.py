@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from slc.compiler.errors import ModelError, RequestError
-from slc.compiler.frontends.adapters import unsupported_option
+from slc.compiler.frontends.peft_config import unsupported_option
 from slc.compiler.structure.decompose import MAGNITUDE_MAX
 from slc.compiler.structure.decomposition import F32
 

@@ -58,7 +58,9 @@ def test_says_what_is_in_the_folder(out: Path) -> None:
     assert [row["choice"]["reason"] for row in manifest["linears"]] == [None, "for the test"]
     assert manifest["refusals"] == [{"name": "tiny", "reason": "under 1 KB"}]
     rows = [{"parameter": "first.weight", "start": 0, "stop": 160}]
-    assert manifest["adapters"] == {"static": [], "slots": 0, "sources": {"first": rows}}
+    assert manifest["adapters"] == {
+        "static": [], "slots": 0, "sources": {"first": rows}, "loadable": [],
+    }  # fmt: skip
     assert manifest["source"]["name"] == "two.onnx"
 
 
@@ -127,6 +129,7 @@ def test_what_is_no_artifact(tmp_path: Path, out: Path) -> None:
         (lambda m: m["files"].update(a=1), r"files\.a is not of type object"),
         (lambda m: m.update(schema_version=0), "schema_version is not 1"),
         (lambda m: m["adapters"].update(slots=True), r"adapters\.slots is not of type integer"),
+        (lambda m: m["adapters"].update(loadable=[{}]), r"adapters\.loadable\[0\]\.linears is"),
     ],
 )
 def test_damaged_field_is_named(out: Path, spoil, problem: str) -> None:

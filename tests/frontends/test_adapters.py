@@ -14,6 +14,8 @@ from slc.compiler.errors import ModelError
 from slc.compiler.frontends import weight_array
 from slc.compiler.frontends.adapters import load_peft
 from slc.compiler.frontends.source import Source
+from slc.compiler.request import Request
+from slc.compiler.request_plan import asked_adapters
 
 
 def save_adapter(base: Path, folder: Path, **options: Any) -> dict[str, np.ndarray]:
@@ -168,3 +170,14 @@ def test_embeddings_saved_beside_an_adapted_head_must_be_the_models(
     tensors[saved[0]][3, 3] += 1
     save_file(tensors, file)
     check(tmp_path, llama_source, "trained beside LoRA")
+
+
+def test_an_export_with_slots_takes_no_adapted_head(
+    llama_source: Source, tiny_llama: Path, tmp_path: Path
+) -> None:
+    """A file for a slot that the graph has not would be refused by every session."""
+    path = tmp_path / "head"
+    save_adapter(tiny_llama, path, r=2, target_modules=["lm_head", "q_proj"])
+    assert len(asked_adapters(llama_source, Request(adapters=[str(path)]))) == 1
+    with pytest.raises(ModelError, match="adapts 'lm_head', which has no slot"):
+        asked_adapters(llama_source, Request(adapters=[str(path)], adapter_slots=1))
