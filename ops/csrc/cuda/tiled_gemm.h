@@ -99,7 +99,8 @@ SLC_DEVICE void TiledGemm(const GemmArguments& in) {
       }
       SLC_UNROLL
       for (int t = 0; t < kWarpTiles; ++t) {
-        const Quad a = SharedQuad(decoded + (tile_half + t) * kDecodedTile + (step * 32 + lane) * 16);
+        const Quad a =
+            SharedQuad(decoded + (tile_half + t) * kDecodedTile + (step * 32 + lane) * 16);
         SLC_UNROLL
         for (int j = 0; j < kWarpRows8; ++j) {
           Mma(kType == kF16 ? sums[t][j] : part[t][j], a.x, b[j].x, b[j].y);
