@@ -16,6 +16,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import slc.ops as slc_ops
+from slc.compiler import export
+from slc.compiler.artifact import elf
+
 
 def slc(*arguments: object, **kwargs: object) -> subprocess.CompletedProcess[str]:
     """Runs `slc ARGUMENTS` in a process of its own."""
@@ -265,15 +269,31 @@ def test_devices(tmp_path: Path) -> None:
     check_refused(slc("devices", "rasberry-pi-5"), "raspberry-pi-5")
 
 
-def test_other_platform_says_what_is_missing(model: Path, tmp_path: Path) -> None:
+def test_a_board_gets_its_own_library(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = slc("export", model, "--device", "raspberry-pi-5", "-o", out, "--density", 0.5)
     assert done.returncode == 0, done.stderr
-    assert "linux-aarch64" in done.stderr
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["op_library"]["file"] == "libslc_ops.so"
+    assert manifest["op_library"]["note"] is None
+    assert elf.machine(out / "libslc_ops.so") == "aarch64"
+    assert slc("verify", out).returncode == 0  # by the library that is installed here
+
+
+def test_a_platform_without_a_library_says_what_is_missing(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slc_ops, "library_path", _no_library)
+        export(model, out, device="raspberry-pi-5", density=0.5)
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["op_library"]["file"] is None
     assert "linux-aarch64" in manifest["op_library"]["note"]
-    assert slc("verify", out).returncode == 0  # by the library that is installed here
+    assert "slc ops build" in manifest["op_library"]["note"]
+    assert slc("verify", out).returncode == 0
+
+
+def _no_library(platform: str | None = None) -> str:
+    raise slc_ops.LibraryNotFoundError(platform)
 
 
 def test_verify_names_a_tampered_file(model: Path, tmp_path: Path) -> None:

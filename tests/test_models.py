@@ -31,8 +31,8 @@ def embedded(minilm: Path, tmp_path_factory: Any) -> dict[str, np.ndarray]:
     settings = {
         "dense": {"values": "dense"},
         "oats": {**half, "values": "f16", "method": "oats", "calibrate": text, "iterations": 10},
-        "hessian": {**half, "values": "f16", "calibrate": text, "iterations": 60},
-        "hessian i4": {**half, "values": "i4", "calibrate": text, "iterations": 60},
+        "hessian": {**half, "values": "f16", "calibrate": text, "iterations": 30},
+        "hessian i4": {**half, "values": "i4", "calibrate": text, "iterations": 30},
         "salr": {**half, "values": "f16"},
         "full": {"density": 1.0, "rank": 0, "values": "f16"},
     }

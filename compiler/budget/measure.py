@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import json
+import platform
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from slc.compiler.artifact import elf
 from slc.compiler.errors import ArtifactError
 
 LIBRARY_FILE = "libslc_ops.so"
@@ -78,9 +80,9 @@ def measure_session(artifact: Path, *, context: int, batch: int = 1) -> Measurem
 
 
 def runtime_library(folder: Path) -> Path | None:
-    """The artifact's own op library, else the installed one, else none: plain ONNX needs none."""
+    """The artifact's own op library if it runs here, else the installed one, else none."""
     beside = folder / LIBRARY_FILE
-    if beside.is_file():
+    if _runs_here(beside):
         return beside
     import slc.ops
 
@@ -90,11 +92,16 @@ def runtime_library(folder: Path) -> Path | None:
         return None
 
 
+def _runs_here(library: Path) -> bool:
+    """Whether the file is there and for this machine's processor."""
+    return library.is_file() and elf.machine(library) == platform.machine()
+
+
 @contextlib.contextmanager
 def with_library(model: Path, library: Path | None, genai: bool) -> Iterator[Path]:
     """`model`, or a copy of its folder with the op library that its genai_config names.
 
-    An artifact for another platform has no library of this one, and genai takes it only from the
+    An artifact for another platform has that one's library, and genai takes one only from the
     model's folder (links are refused as external data, hence a copy).
     """
     wanted = None
@@ -102,7 +109,7 @@ def with_library(model: Path, library: Path | None, genai: bool) -> Iterator[Pat
         config = json.loads((model.parent / "genai_config.json").read_text())
         options = config["model"]["decoder"].get("session_options", {})
         wanted = options.get("custom_ops_library")
-    if wanted is None or library is None or (model.parent / wanted).is_file():
+    if wanted is None or library is None or _runs_here(model.parent / wanted):
         yield model
         return
     with tempfile.TemporaryDirectory(prefix="slc-measure-") as folder:

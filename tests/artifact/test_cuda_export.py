@@ -12,7 +12,7 @@ import onnxruntime as ort
 import pytest
 
 import slc.ops
-from slc.compiler import export, plan
+from slc.compiler import export, plan, verify
 from slc.compiler.artifact.artifact import Artifact
 from slc.compiler.errors import ArtifactError, BudgetError, RequestError
 from slc.ops import bitmap
@@ -117,6 +117,7 @@ def test_the_graph_says_what_the_cpu_artifact_says(
 ) -> None:
     cpu = export(tiny_llama, tmp_path / "cpu", density=0.5, rank=8, values="f16", context=64,
                  device="jetson", provider="cpu")  # fmt: skip
+    assert verify(cpu).passed  # in genai too, by this machine's library in the place of Arm's
     ids = np.array([[5, 77, 23, 41]], np.int64)
     half = _logits(_in_rows(ir.load(artifact / "model.onnx")), tmp_path / "a", ids)
     whole = _logits(ir.load(cpu / "model.onnx"), tmp_path / "b", ids)
