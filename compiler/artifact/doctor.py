@@ -161,8 +161,8 @@ def _check_cuda_library(artifact: Artifact) -> Iterator[Finding]:
         yield Finding(
             "error" if listed else "warning",
             f"{library.name} is missing: the operators have no CUDA kernels without it",
-            f"put a {library.name} built for {wanted} (make cuda) beside model.onnx, or export with "
-            "--provider cpu",
+            f"put a {library.name} built for {wanted} (make cuda) beside model.onnx, or export "
+            "with --provider cpu",
         )
         return
     if f"linux-{elf.machine(library)}" != wanted:
