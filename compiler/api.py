@@ -72,12 +72,14 @@ def export(
     Raises:
       SlcError: the input or the request is wrong; nothing is left behind.
     """
+    from slc.compiler.artifact.sbom import source_date
     from slc.compiler.artifact.staging import staged
     from slc.compiler.frontends import load
 
     request = make_request(options)
     target = chosen_target(request)
     request.chosen_method()  # refused before any work
+    source_date()
     check_apart(save_structured, Path(out), request.values)
     with staged(Path(out), force=force) as folder, _scratch(folder) as work:
         source = load(Path(model), workdir=work, target=target, progress=progress)
@@ -96,12 +98,14 @@ def export_torch(
     Raises:
       SlcError: the module can't be exported or the request is wrong.
     """
+    from slc.compiler.artifact.sbom import source_date
     from slc.compiler.artifact.staging import staged
     from slc.compiler.frontends import load_torch
 
     request = make_request(options)
     target = chosen_target(request)
     request.chosen_method()  # refused before any work
+    source_date()
     check_apart(save_structured, Path(out), request.values)
     with staged(Path(out), force=force) as folder, _scratch(folder) as work:
         source = load_torch(

@@ -25,6 +25,8 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import load_file, save_file
 
@@ -34,6 +36,7 @@ from slc.compiler.artifact import sessions
 from slc.compiler.artifact.artifact import Artifact
 from slc.compiler.artifact.dense import UNIT_ROUNDOFF, dense_reference, gamma
 from slc.compiler.artifact.manifest import MANIFEST_FILE, read_manifest
+from slc.compiler.artifact.sbom import read_sbom, said_files
 from slc.compiler.artifact.staging import FolderLock
 from slc.compiler.artifact.tolerance import SEEDS, OutputCheck, check_output
 from slc.compiler.errors import ArtifactError, ModelError, RequestError, SlcError
@@ -355,6 +358,27 @@ def test_verify_passes_and_names_a_tampered_adapter(added: Path, tmp_path: Path)
     assert done.returncode == 1
     assert "adapters/beta.onnx_adapter was altered" in done.stderr
     assert "alpha" not in done.stderr
+
+
+def test_the_bill_of_materials_grows_with_the_adapters(
+    added: Path, peft_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    document = read_sbom(added)
+    assert document is not None
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(document)) is None
+    files = {name: entry["sha256"] for name, entry in read_manifest(added)["files"].items()}
+    del files["sbom.cdx.json"]
+    assert said_files(document) == files
+    assert slc("verify", added, "--checksums").returncode == 0
+    # What was altered before is not vouched for by a new one.
+    out = shutil.copytree(added, tmp_path / "out")
+    manifest = read_manifest(out)
+    manifest["device"]["cores"] = 99
+    (out / MANIFEST_FILE).write_text(json.dumps(manifest))
+    before = {path: path.read_bytes() for path in out.rglob("*.json")}
+    with pytest.raises(ArtifactError, match="do not belong together"):
+        add_adapters(out, [f"{next(iter(peft_folders.values()))}=more"])
+    assert {path: path.read_bytes() for path in out.rglob("*.json")} == before
 
 
 def test_the_manifest_lists_what_export_and_add_make_alike(

@@ -7,14 +7,13 @@ artifact in it: the library beside the model must be all that it needs.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from environments import environment, interpreter
 
 from slc.compiler import export
 from slc.compiler.artifact.artifact import Artifact
@@ -38,28 +37,6 @@ session = onnxruntime.InferenceSession(folder + "/model.onnx", options)
 numpy.save(out, session.run(None, dict(numpy.load(feeds)))[0])
 print(onnxruntime.__version__, sys.version.split()[0])
 """
-
-
-def interpreter(oldest: tuple[int, int], newest: tuple[int, int]) -> str | None:
-    """A Python within the range: ours if it fits, else one that is installed."""
-    if oldest <= sys.version_info[:2] <= newest:
-        return sys.executable
-    versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    for minor in range(newest[1], oldest[1] - 1, -1):
-        found = sorted(versions.glob(f"3.{minor}.*/bin/python3"))
-        if found:
-            return str(found[-1])
-        if path := shutil.which(f"python3.{minor}"):
-            return path
-    return None
-
-
-def environment(folder: Path, python: str, *packages: str) -> Path:
-    """A new virtual environment with `packages`; returns its interpreter."""
-    subprocess.run([python, "-m", "venv", str(folder)], check=True)
-    binary = folder / "bin" / "python"
-    subprocess.run([str(binary), "-m", "pip", "install", "-q", *packages], check=True)
-    return binary
 
 
 @pytest.fixture(scope="module")

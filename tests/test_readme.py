@@ -1,4 +1,4 @@
-"""Every block of README.md runs."""
+"""Every block of README.md runs, but those in C# and Java: no compiler of theirs is asked for."""
 
 from __future__ import annotations
 

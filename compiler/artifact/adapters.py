@@ -21,7 +21,8 @@ from slc.compiler.artifact.adapter_files import (
 )
 from slc.compiler.artifact.artifact import Artifact
 from slc.compiler.artifact.changing import Change, changing
-from slc.compiler.artifact.manifest import Json, file_entry
+from slc.compiler.artifact.manifest import SBOM_FILE, Json, file_entry, write_json
+from slc.compiler.artifact.sbom import renewed_sbom
 from slc.compiler.errors import ArtifactError, RequestError
 from slc.compiler.frontends.adapters import check_slots, read_peft
 from slc.compiler.linear import Linear, SourceRows
@@ -118,6 +119,10 @@ def _add(
         files[file] = file_entry(change.new_file(file))
         listed[name] = _entry(describe_adapter(change.new_file(file)), files)
     change.manifest = _with_adapters(artifact.manifest, listed, files)
+    sbom = renewed_sbom(artifact.path, artifact.manifest, change.manifest)
+    if sbom is not None:
+        write_json(change.new_file(SBOM_FILE), sbom)
+        change.manifest["files"][SBOM_FILE] = file_entry(change.new_file(SBOM_FILE))
     return [listed[name] for _, name in named]
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from slc.compiler.artifact.manifest import LIBRARY_FILE, hash_files, read_manifest
+from slc.compiler.artifact.checksums import awaited_library, check_files
+from slc.compiler.artifact.manifest import read_manifest
 from slc.compiler.artifact.writer import MODEL_FILE
 from slc.compiler.errors import ArtifactError
 from slc.ops import DOMAIN, LibraryNotFoundError, library_path
@@ -40,32 +41,7 @@ class Artifact:
 
     def check(self) -> list[str]:
         """Compares every file with its hash; returns one sentence per difference, in name order."""
-        try:
-            present = hash_files(self.path)
-        except OSError as error:
-            raise ArtifactError(
-                f"{error.filename} can't be read: {error.strerror}; give the user that runs it the "
-                "right to (chmod -R a+rX)."
-            ) from error
-        wanted = self.manifest["files"]
-        problems = []
-        for name in sorted({*present, *wanted}):
-            if name not in present:
-                problems.append(f"{name} is missing")
-            elif name not in wanted:
-                if name != self._awaited_library:
-                    problems.append(f"{name} is not in the manifest")
-            elif present[name]["bytes"] != wanted[name]["bytes"]:
-                got, size = present[name]["bytes"], wanted[name]["bytes"]
-                problems.append(f"{name} has {got} bytes instead of {size}")
-            elif present[name]["sha256"] != wanted[name]["sha256"]:
-                problems.append(f"{name} was altered: its sha256 is not the manifest's")
-        return problems
-
-    @property
-    def _awaited_library(self) -> str | None:
-        """The op library's name when the manifest asks the user to put one beside the model."""
-        return None if self.manifest["op_library"]["file"] else LIBRARY_FILE
+        return check_files(self.path, self.manifest).problems
 
     @property
     def model_path(self) -> Path:
@@ -101,7 +77,9 @@ class Artifact:
         if not self.needs_op_library:
             return None
         if self.manifest["device"]["platform"] == host_platform():
-            own: Path = self.path / (self._awaited_library or self.manifest["op_library"]["file"])
+            own: Path = self.path / (
+                awaited_library(self.manifest) or self.manifest["op_library"]["file"]
+            )
             if own.is_file():
                 return own
         installed = installed_library()

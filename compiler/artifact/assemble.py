@@ -1,4 +1,4 @@
-"""Puts an artifact's folder together once the graph is lowered: model, runtime files, manifest."""
+"""Puts an artifact's folder together once the graph is lowered: model, runtime files, papers."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from slc.compiler.artifact.manifest import (
     build_manifest,
     write_manifest,
 )
+from slc.compiler.artifact.sbom import add_sbom
 from slc.compiler.artifact.writer import write_model
 from slc.compiler.progress import Progress, as_stage
 from slc.ops import DOMAIN
@@ -46,7 +47,7 @@ def assemble(
     folder: Path,
     progress: Progress | None,
 ) -> None:
-    """Writes every file of the artifact into `folder`, the manifest last.
+    """Writes every file of the artifact into `folder`, the bill of materials and the manifest last.
 
     Args:
       source: its graph is lowered already.
@@ -79,7 +80,19 @@ def assemble(
         write_adapter(adapter, index % request.adapter_slots, destination)
         loadable.append(describe_adapter(destination))
     manifest = _manifest(source, target, request, plan, method, library, loadable, folder)
+    add_sbom(folder, manifest, source, _tools(source, request))
     write_manifest(folder, manifest)
+
+
+def _tools(source: Source, request: Request) -> list[str]:
+    """Distributions that were used for this source and this request."""
+    tools = list(source.tools)
+    text = request.text()
+    if text is not None and text.suffix != ".npz":
+        tools.append("transformers")  # the tokenizer
+    if request.match_blocks is not None:
+        tools += ["torch", "transformers"]
+    return tools
 
 
 def _manifest(

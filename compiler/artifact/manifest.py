@@ -2,7 +2,7 @@
 
 Its fields are defined by `manifest.schema.json` beside this file. Nothing in it depends on when
 or where the export ran, so two exports of one input are equal; what was measured on a machine
-stands in `measured.json`.
+stands in `measured.json`. The bill of materials (`sbom.py`) is one of the files that it lists.
 """
 
 from __future__ import annotations
@@ -11,25 +11,30 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slc.compiler.artifact.schema import first_problem, load_schema
-from slc.compiler.budget.choice import Choice
 from slc.compiler.errors import ArtifactError, PostconditionError
-from slc.compiler.frontends.source import Source
-from slc.compiler.linear import Linear
+from slc.compiler.progress import Progress
+
+if TYPE_CHECKING:  # reading a manifest needs no graph library
+    from slc.compiler.budget.choice import Choice
+    from slc.compiler.frontends.source import Source
+    from slc.compiler.linear import Linear
 
 MANIFEST_FILE = "manifest.json"
 MEASURED_FILE = "measured.json"
+SBOM_FILE = "sbom.cdx.json"
 LIBRARY_FILE = "libslc_ops.so"
 CUDA_LIBRARY_FILE = "libslc_ops_cuda.so"
 REPORT_FILE = "report.html"
 UNHASHED = frozenset({MANIFEST_FILE, MEASURED_FILE, REPORT_FILE})
 SCHEMA_VERSION = 1
 _SCHEMA_FILE = "manifest.schema.json"
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 22
 _WRITERS = {
     "slc": "slc-compiler",
     "onnx": "onnx",
@@ -156,25 +161,39 @@ def hash_files(folder: Path) -> dict[str, Json]:
 
     Hidden files and folders are no part of an artifact: an export works in one, desktops drop some.
     """
-    paths = {p.relative_to(folder): p for p in folder.rglob("*") if p.is_file()}
-    return {
-        name.as_posix(): file_entry(path)
-        for name, path in sorted(paths.items())
-        if name.as_posix() not in UNHASHED and not any(part[0] == "." for part in name.parts)
-    }
+    return {name: file_entry(folder / name) for name in list_files(folder)}
 
 
-def file_entry(path: Path) -> Json:
-    """What the manifest says of one file."""
-    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
+def list_files(folder: Path) -> list[str]:
+    """Names of the files of `hash_files`, relative to `folder`, in order."""
+    paths = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
+    return [
+        path.as_posix()
+        for path in paths
+        if path.as_posix() not in UNHASHED and not any(part[0] == "." for part in path.parts)
+    ]
 
 
-def sha256(path: Path) -> str:
-    """Of a file's bytes, read in pieces."""
-    digest = hashlib.sha256()
+def file_entry(path: Path, progress: Progress | None = None) -> Json:
+    """A file as the manifest lists it; arguments as `sha256`."""
+    return {"bytes": path.stat().st_size, "sha256": sha256(path, progress)}
+
+
+def sha256(path: Path, progress: Progress | None = None) -> str:
+    """Of a file's bytes, read in pieces.
+
+    Args:
+      path: the file.
+      progress: called as progress(bytes hashed, bytes in all, name) after each piece.
+    """
+    digest, done = hashlib.sha256(), 0
     with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
+            done += len(chunk)
+            if progress is not None:
+                progress(done, size, path.name)
     return digest.hexdigest()
 
 

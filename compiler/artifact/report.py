@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from slc.compiler.artifact.greedy import TokenCheck, TokenDistance
-from slc.compiler.artifact.linear_check import LinearCheck
-from slc.compiler.artifact.tolerance import OutputCheck
+if TYPE_CHECKING:  # checksums alone need no graph library
+    from slc.compiler.artifact.checksums import Checked
+    from slc.compiler.artifact.greedy import TokenCheck, TokenDistance
+    from slc.compiler.artifact.linear_check import LinearCheck
+    from slc.compiler.artifact.tolerance import OutputCheck
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +52,8 @@ class VerifyReport:
 
     artifact: str
     checksum_problems: list[str] = dataclasses.field(default_factory=list)
+    files_checked: int = 0
+    bytes_checked: int = 0
     outputs: list[OutputCheck] = dataclasses.field(default_factory=list)
     linears: list[LinearCheck] = dataclasses.field(default_factory=list)
     tokens: TokenCheck | None = None
@@ -58,6 +62,11 @@ class VerifyReport:
     original_tokens: TokenDistance | None = None
     memory: MemoryCheck | None = None
     machine: dict[str, str] = dataclasses.field(default_factory=dict)  # where it was run
+
+    def take_checksums(self, checked: Checked) -> None:
+        """Enters what was found of the files."""
+        self.checksum_problems = checked.problems
+        self.files_checked, self.bytes_checked = checked.files, checked.bytes
 
     @property
     def passed(self) -> bool:

@@ -1,7 +1,7 @@
 """Holds an artifact against its hashes, its decoded weights, its original and its memory budget.
 
 In order, each on its own and each named when it fails:
-  1. every file has the manifest's sha256;
+  1. every file has the sha256 of the manifest and of the bill of materials (`checksums.py`);
   2. the outputs equal those of the same decoded weights run densely, within `tolerance.py`;
   3. each operator of ours equals f64 on its own inputs, within `linear_check.py`'s bound;
   4. a decoder's greedy tokens equal the dense graph's;
@@ -26,6 +26,7 @@ import threadpoolctl
 
 from slc.compiler.artifact import sessions
 from slc.compiler.artifact.artifact import Artifact
+from slc.compiler.artifact.checksums import verify_checksums
 from slc.compiler.artifact.dense import UNIT_ROUNDOFF, dense_reference
 from slc.compiler.artifact.distances import distances, run_probe
 from slc.compiler.artifact.greedy import Generated, KvLoop, compare_tokens, token_distance
@@ -68,20 +69,18 @@ def verify(
       checksums_only: stop after the hashes; needs no onnxruntime.
       inputs: arrays by input name to run instead of the built-in probes.
       memory: also measure the session in a process of its own.
-      progress: called as progress(done, total, what).
+      progress: called as progress(done, total, what), of the checksums in bytes.
 
     Raises:
       ArtifactError: the artifact can't be opened or run here.
       ModelError: `reference` can't be read, or is another model.
     """
-    artifact = Artifact.open(artifact_path)
-    report = VerifyReport(artifact.path.name)
-    decoder = (artifact.path / GENAI_FILE).is_file()
-    step = _Steps(4 + len(SEEDS) + decoder + (reference is not None) + memory, progress)
-    step("checksums")
-    report.checksum_problems = artifact.check()
+    report = verify_checksums(artifact_path, progress)
     if checksums_only:
         return report
+    artifact = Artifact.open(artifact_path)
+    decoder = (artifact.path / GENAI_FILE).is_file()
+    step = _Steps(3 + len(SEEDS) + decoder + (reference is not None) + memory, progress)
     run_files = ("model.onnx", GENAI_FILE, artifact.manifest["op_library"]["file"] or LIBRARY_FILE)
     if any(problem.startswith(run_files) for problem in report.checksum_problems):
         return report  # numbers of what is not what was exported say nothing

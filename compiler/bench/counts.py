@@ -9,6 +9,7 @@ from typing import Any
 import onnx_ir as ir
 
 from slc.compiler.artifact.artifact import Artifact
+from slc.compiler.artifact.manifest import SBOM_FILE
 from slc.compiler.frontends.linears import find_linears
 
 # Inputs that are tables of which a token reads one row.
@@ -25,7 +26,8 @@ class Counts:
     """Bytes and operators of one artifact.
 
     Attributes:
-      files: bytes of each, as they lie in the folder, without what the manifest does not vouch for.
+      files: bytes of each, as they lie in the folder, without what the manifest does not vouch for
+        and the bill of materials: that grows with the names of versions.
       initializers: bytes of each, by name.
       read: bytes of each that a token reads, by name: of a table one row, of a weight that two
         nodes read twice its size.
@@ -111,11 +113,11 @@ def count(artifact: Artifact) -> Counts:
 
 def _files(artifact: Artifact) -> dict[str, int]:
     sizes = {}
-    for name in artifact.manifest["files"]:
+    for name in artifact.manifest["files"].keys() - {SBOM_FILE}:
         path = artifact.path / name
         if path.is_file():
             sizes[name] = path.stat().st_size
-    return sizes
+    return dict(sorted(sizes.items()))
 
 
 def _bytes(value: ir.Value) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from slc.compiler.budget.sizes import format_size
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 def print_verify(console: Console, report: VerifyReport) -> None:
     """Every kind of check, the worst of each first."""
     for problem in report.checksum_problems:
-        console.print(f"[bold red]checksum:[/] {problem}", soft_wrap=True)
+        console.print(f"[bold red]checksum:[/] {escape(problem)}", soft_wrap=True)
+    size = format_size(report.bytes_checked)
+    console.print(f"checksums: {report.files_checked} files, {size}")
     parts: list[Table | None] = [
         _outputs(report.outputs), _operators(report.linears), _distances(report.distances),
         _linears(report.linear_distances),

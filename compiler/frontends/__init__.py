@@ -87,6 +87,7 @@ def _load_huggingface(
     files = [*assets.values(), *huggingface.safetensors_files(folder)]
     report(1, 3, "exporting to ONNX")
     genai_config = None
+    tools = ("onnxruntime-genai" if is_decoder else "onnxscript", "torch", "transformers")
     if is_decoder:
         graph = decoder.build(folder, workdir)
         genai_config = decoder.read_genai_config(workdir / "genai_config.json")
@@ -104,6 +105,7 @@ def _load_huggingface(
         assets=assets,
         hf_folder=huggingface.tokenizer_folder(huggingface.assets(folder)),
         source_sha256=files_sha256(files),
+        tools=tools,
         weightless=weightless,
     )
     report(3, 3, "loaded")

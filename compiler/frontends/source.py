@@ -31,6 +31,7 @@ class Source:
       checkpoint: the structured checkpoint behind an `.slr` source, else None.
       workdir: a temporary folder that holds the graph's data; it must outlive `graph`.
       hf_folder: the Hugging Face folder that tokenises text for the model, else None.
+      tools: distributions that made the graph, for the bill of materials.
     """
 
     graph: ir.Model
@@ -45,3 +46,4 @@ class Source:
     hf_folder: Path | None = None
     weightless: bool = False  # made from a config.json alone: every weight is 0
     source_sha256: str = ""  # of the input's files, in name order
+    tools: tuple[str, ...] = ()

@@ -84,6 +84,7 @@ def load_torch(
         Path(workdir),
         parameters=parameters,
         source_sha256=_sha256(parameters),
+        tools=("onnxscript", "torch"),
     )
 
 

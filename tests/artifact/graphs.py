@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from slc.compiler.artifact.manifest import OpLibrary, build_manifest, write_manifest
+from slc.compiler.artifact.sbom import add_sbom
 from slc.compiler.artifact.writer import write_model
 from slc.compiler.budget.choice import Choice
 from slc.compiler.frontends.source import Source
@@ -102,8 +103,11 @@ def source_of(model: ir.Model) -> Source:
     )
 
 
-def write_artifact(folder: Path, model: ir.Model | None = None) -> Path:
-    """An artifact of `two_layers` or of another graph with its Linears."""
+def write_artifact(folder: Path, model: ir.Model | None = None, *, sbom: bool = False) -> Path:
+    """An artifact of `two_layers` or of another graph with its Linears.
+
+    By itself without a bill of materials, as slc wrote them once: tests may then edit the manifest.
+    """
     from slc.compiler.artifact.artifact import host_platform
 
     model = two_layers() if model is None else model
@@ -125,5 +129,7 @@ def write_artifact(folder: Path, model: ir.Model | None = None) -> Path:
         op_library=OpLibrary(None, "none in this test"),
         budget_bytes=50_000_000,
     )
+    if sbom:
+        add_sbom(folder, manifest, source)
     write_manifest(folder, manifest)
     return folder
