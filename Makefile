@@ -56,6 +56,8 @@ cuda: $(VENV)/.installed
 wheel: $(VENV)/.installed
 	SKBUILD_CMAKE_DEFINE="SLC_ZIG=$$($(ZIG));SLC_ZIG_CPU=$$(uname -m);CMAKE_TOOLCHAIN_FILE=$(CURDIR)/ops/cmake/zig.cmake;SLC_CUDA_IMAGES=$(wildcard $(CURDIR)/build/cuda)" \
 	SKBUILD_BUILD_DIR=build/wheel $(BIN)/python -m pip wheel -q --no-deps -w dist .
+	$(BIN)/python -m pip install -q wheel
+	$(BIN)/python -m wheel tags --remove --platform-tag manylinux_2_28_$$(uname -m) dist/*-linux_$$(uname -m).whl
 
 install: $(VENV)/.installed
 
