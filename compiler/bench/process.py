@@ -61,9 +61,12 @@ class Process:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Ends the process; what it holds is gone when this returns."""
-        if error is not None:
-            self._process.kill()
+        """Ends the process; what it holds is gone when this returns.
+
+        All has been said by then, and an orderly end takes Python and onnxruntime a tenth of a
+        second, which a comparison of ten pairs would wait for twenty times.
+        """
+        self._process.kill()
         with contextlib.suppress(OSError):
             assert self._process.stdin is not None
             self._process.stdin.close()
