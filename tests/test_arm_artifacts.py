@@ -1,0 +1,242 @@
+"""Artifacts for Arm boards, run under emulation by a program that has only onnxruntime.
+
+Each cell takes an artifact exported here, with the library for aarch64 in it, and runs it with
+examples/cpp_app (cross-compiled for glibc 2.28) on an aarch64 onnxruntime from PyPI, on a processor
+without sdot (Cortex-A72, Armv8.0) and one with it (Cortex-A76). An instruction that a processor
+lacks ends the program.
+
+Not run, and why:
+  - decoders on 1.19.2: it refuses the graph of the genai builder (opset 21 and newer operators), and
+    slc export refuses devices that have it (tests/test_ort_matrix.py).
+  - onnxruntime 1.32: crashes in its own static initialisers under qemu 7.2.
+  - --provider cuda: no emulator has the GPU.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from shutil import which
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from cpp_app import build_app, run_app, zig_options
+
+from slc.compiler import export
+from slc.compiler.artifact import elf
+from slc.compiler.artifact.artifact import Artifact
+from slc.compiler.artifact.dense import gamma
+from slc.compiler.artifact.linear_check import our_nodes
+from slc.compiler.artifact.sessions import quiet_options, session_in_place
+from slc.compiler.artifact.tolerance import SEEDS, check_output
+from slc.targets import load
+from slc.targets.target import version_tuple
+
+EMULATOR = "qemu-aarch64-static"
+SYSROOT = Path("/usr/aarch64-linux-gnu")
+V8_0, V8_2 = "cortex-a72", "cortex-a76"
+RUNTIMES = ("1.19.2", "1.23.2")  # what JetPack 5's Python resolves, and JetPack 6's
+IDS = (101, 7592, 2088, 2003, 1037, 3231, 102)
+
+
+def missing() -> str:
+    """What has to be installed before anything here works; empty when nothing is missing."""
+    wanted = {
+        f"{EMULATOR} (Debian: qemu-user-static)": which(EMULATOR) is not None,
+        f"{SYSROOT}/lib/libstdc++.so.6 (Debian: libc6-arm64-cross, libstdc++6-arm64-cross)": (
+            SYSROOT / "lib" / "libstdc++.so.6"
+        ).exists(),
+        "the package ziglang": find_spec("ziglang") is not None,
+    }
+    return ", ".join(name for name, there in wanted.items() if not there)
+
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=f"needs {missing()}")
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_app(tmp_path_factory.mktemp("cpp-app-arm"), *zig_options("aarch64"))
+
+
+@pytest.fixture(scope="module")
+def runtimes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """libonnxruntime.so of each release, out of its wheel for aarch64."""
+    return {v: libonnxruntime(v, tmp_path_factory.mktemp(f"ort-{v}")) for v in RUNTIMES}
+
+
+def libonnxruntime(version: str, folder: Path) -> Path:
+    subprocess.run(
+        [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:",
+         "--platform", "manylinux_2_28_aarch64", "--python-version", "3.10", "-d", str(folder),
+         f"onnxruntime=={version}"],
+        check=True,
+    )  # fmt: skip
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [n for n in archive.namelist() if "/libonnxruntime.so." in n]
+        return Path(archive.extract(name, folder))
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An artifact and what its first output is held to.
+
+    Attributes:
+      folder: of the artifact.
+      here: its first output in a session on this machine.
+      moved: the same output, each time with other signs in `move_inputs`.
+    """
+
+    folder: Path
+    here: np.ndarray
+    moved: list[np.ndarray]
+
+
+def move_inputs(model: ir.Model, seed: int) -> None:
+    """Gives each of our products X·(1 ± γₖ) for X, with signs drawn anew, in place.
+
+    A computed sum of K products is the exact one for inputs that are moved by at most γₖ each
+    (compiler/artifact/dense.py has it for weights), so in whatever order a processor adds, it does
+    no more to the output. Moved inputs round to another int8 as often as those of a processor do,
+    which moved weights do not.
+    """
+    rng = np.random.default_rng(seed)
+    for index, node in enumerate(our_nodes(model)):
+        if node.op_type == "ConcatAdapterUp":
+            continue  # its input comes from a ConcatAdapterDown
+        k = (
+            node.attributes["K"].as_int()
+            if node.op_type == "BitmapSparseGemm"
+            else int(node.inputs[3].shape[1])
+        )
+        factors = (1 + rng.choice([-1, 1], k) * gamma(k)).astype(np.float32)
+        constant = ir.node("Constant", [], {"value": ir.tensor(factors)})
+        product = ir.node("Mul", [node.inputs[0], constant.outputs[0]])
+        for made in (constant, product):
+            made.outputs[0].name = f"moved_{index}_{made.op_type}"
+        model.graph.insert_before(node, [constant, product])
+        node.replace_input_with(0, product.outputs[0])
+
+
+def feeds(session: Any) -> dict[str, np.ndarray]:
+    """What cpp_app makes of IDS."""
+    ids = np.array([IDS], np.int64)
+    made = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    made["token_type_ids"] = np.zeros_like(ids)
+    for entry in session.get_inputs():
+        if entry.name.startswith("past_key_values."):
+            made[entry.name] = np.zeros((1, entry.shape[1], 0, entry.shape[3]), np.float32)
+    return {entry.name: made[entry.name] for entry in session.get_inputs()}
+
+
+def first_output(session: Any) -> np.ndarray:
+    return session.run([session.get_outputs()[0].name], feeds(session))[0]
+
+
+def exported(folder: Path) -> Exported:
+    """What this machine's session gives, and what rounding may do to it."""
+    artifact, moved = Artifact.open(folder), []
+    for seed in SEEDS:
+        model = artifact.model()
+        move_inputs(model, seed)
+        options = artifact.session_options(quiet_options())
+        moved.append(
+            first_output(session_in_place(model, folder, options, artifact.providers()))
+        )
+    return Exported(folder, first_output(artifact.session(sess_options=quiet_options())), moved)
+
+
+def check_on(program: Path, library: Path, cpu: str, made: Exported, result: Path) -> str:
+    """Run an artifact on one emulated processor and hold its first output to this machine's."""
+    emulator = (EMULATOR, "-L", str(SYSROOT), "-cpu", cpu)
+    done = run_app(
+        program, made.folder, "--ids", ",".join(map(str, IDS)), "--ort", library, "--threads",
+        "2", "--repeats", "0", "--output", result, emulator=emulator,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{cpu}: {done.returncode}\n{done.stdout}{done.stderr}"
+    got = np.fromfile(result, made.here.dtype).reshape(made.here.shape)
+    check = check_output("first output", cpu, got, made.here, made.moved)
+    assert check.passed, check
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def checkpoint(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    export(minilm, folder / "any", density=0.5, rank=8, save_structured=folder / "minilm.slr")
+    return folder / "minilm.slr"
+
+
+# device -> how S of MiniLM is kept: f32 activations and int8 ones, each with and without sdot
+ENCODERS = {
+    "raspberry-pi-4": "i8",
+    "raspberry-pi-5": "i4",
+    "jetson": "f16",
+    "jetson-xavier-nx": "i8",
+}
+
+
+@pytest.fixture(scope="module")
+def encoders(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exported]:
+    folder = tmp_path_factory.mktemp("encoders")
+    made = {}
+    for device, values in ENCODERS.items():
+        options = {"density": 0.5, "rank": 8, "values": values, "provider": "cpu"}
+        made[device] = exported(export(checkpoint, folder / device, device=device, **options))
+    return made
+
+
+@pytest.fixture(scope="module")
+def decoder(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    out = tmp_path_factory.mktemp("decoder") / "out"
+    export(
+        tiny_llama, out, device="raspberry-pi-4", density=0.5, rank=8, values="i8", context=64
+    )
+    return exported(out)
+
+
+def cells() -> list[tuple[str, str, str]]:
+    """(device, onnxruntime, processor) that go together: a Pi 4 has no sdot, the others do."""
+    processors = {"raspberry-pi-4": [V8_0]}
+    return [
+        (device, version, cpu)
+        for device in ENCODERS
+        for version in RUNTIMES
+        for cpu in processors.get(device, [V8_0, V8_2])
+    ]
+
+
+@pytest.mark.parametrize("device", ENCODERS)
+def test_the_library_fits_the_device(device: str, encoders: dict[str, Exported]) -> None:
+    library = encoders[device].folder / "libslc_ops.so"
+    manifest = Artifact.open(encoders[device].folder).manifest
+    assert elf.machine(library) == "aarch64"
+    assert manifest["op_library"]["note"] is None
+    needed = elf.glibc_needed(library)
+    assert needed is not None
+    assert version_tuple(needed) <= version_tuple(load(device).glibc_min)
+
+
+@pytest.mark.parametrize(("device", "version", "cpu"), cells())
+def test_encoder(
+    device: str, version: str, cpu: str, encoders: dict[str, Exported], program: Path,
+    runtimes: dict[str, Path], tmp_path: Path,
+) -> None:  # fmt: skip
+    printed = check_on(program, runtimes[version], cpu, encoders[device], tmp_path / "result")
+    assert printed.startswith(f"onnxruntime {version}\nlast_hidden_state float32 [1, 7, 384]:")
+
+
+@pytest.mark.parametrize("cpu", [V8_0, V8_2])
+def test_decoder(
+    cpu: str, decoder: Exported, program: Path, runtimes: dict[str, Path], tmp_path: Path
+) -> None:
+    printed = check_on(program, runtimes["1.23.2"], cpu, decoder, tmp_path / "result")
+    assert "\nlogits float32 [1, 1, 512]:" in printed
+    assert "\npresent.0.key float32 [1, 2, 7, 16]:" in printed
