@@ -14,7 +14,8 @@
 namespace {
 
 constexpr char kUsage[] =
-    "usage: cpp_app ARTIFACT --ids N,N,... [--threads N] [--repeats R] [--output FILE] [--ort PATH]\n"
+    "usage: cpp_app ARTIFACT --ids N,N,... [--threads N] [--repeats R] [--output FILE] [--ort "
+    "PATH]\n"
     "\n"
     "Runs ARTIFACT/model.onnx on one sequence of token ids and prints every output's name, type,\n"
     "shape and first values, and the latency.\n"
@@ -23,7 +24,8 @@ constexpr char kUsage[] =
     "  --threads N     threads of an operator; left out, onnxruntime decides\n"
     "  --repeats R     timed runs after the first one, 10 when left out\n"
     "  --output FILE   writes the bytes of the first output\n"
-    "  --ort PATH      libonnxruntime.so, 1.17 or newer; left out, the environment's ORT_LIBRARY, or\n"
+    "  --ort PATH      libonnxruntime.so, 1.17 or newer; left out, the environment's ORT_LIBRARY, "
+    "or\n"
     "                  what the dynamic linker finds\n";
 constexpr size_t kValuesShown = 8;
 
@@ -126,7 +128,7 @@ void PrintElement(const Output& output, size_t index) {
       std::printf(" %.6g", Element<float>(output, index));
       break;
     case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16:
-      std::printf(" %.4g", HalfToFloat(Element<uint16_t>(output, index)));
+      std::printf(" %.5g", HalfToFloat(Element<uint16_t>(output, index)));
       break;
     case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32:
       std::printf(" %d", Element<int32_t>(output, index));
@@ -175,9 +177,8 @@ void RunArtifact(const Options& options) {
   const Runtime runtime(options.ort);
   std::printf("onnxruntime %s\n", runtime.version().c_str());
   std::unique_ptr<Session> session;
-  const double load = Milliseconds([&] {
-    session = std::make_unique<Session>(runtime, options.artifact, options.threads);
-  });
+  const double load = Milliseconds(
+      [&] { session = std::make_unique<Session>(runtime, options.artifact, options.threads); });
   const std::vector<Tensor> feeds = session->Feeds(options.ids);
   std::vector<Output> outputs;
   const double first = Milliseconds([&] { outputs = session->Run(feeds); });

@@ -37,7 +37,7 @@ enum OrtMemType : int { OrtMemTypeDefault = 0 };
 
 struct OrtApi {
   void* unused_0_1[2];
-  const char* (*GetErrorMessage)(const OrtStatus*);                                 // slot 2
+  const char* (*GetErrorMessage)(const OrtStatus*);                                  // slot 2
   OrtStatus* (*CreateEnv)(OrtLoggingLevel level, const char* log_id, OrtEnv** out);  // slot 3
   void* unused_4_6[3];
   OrtStatus* (*CreateSession)(const OrtEnv*, const char* path, const OrtSessionOptions*,
@@ -46,15 +46,15 @@ struct OrtApi {
   OrtStatus* (*Run)(OrtSession*, const OrtRunOptions*, const char* const* input_names,
                     const OrtValue* const* inputs, size_t input_count,
                     const char* const* output_names, size_t output_count,
-                    OrtValue** outputs);                      // slot 9
+                    OrtValue** outputs);                        // slot 9
   OrtStatus* (*CreateSessionOptions)(OrtSessionOptions** out);  // slot 10
   void* unused_11_23[13];
   OrtStatus* (*SetIntraOpNumThreads)(OrtSessionOptions*, int count);  // slot 24
   void* unused_25_28[4];
   OrtStatus* (*RegisterCustomOpsLibrary)(OrtSessionOptions*, const char* path,
-                                         void** handle);                  // slot 29
-  OrtStatus* (*SessionGetInputCount)(const OrtSession*, size_t* out);     // slot 30
-  OrtStatus* (*SessionGetOutputCount)(const OrtSession*, size_t* out);    // slot 31
+                                         void** handle);                // slot 29
+  OrtStatus* (*SessionGetInputCount)(const OrtSession*, size_t* out);   // slot 30
+  OrtStatus* (*SessionGetOutputCount)(const OrtSession*, size_t* out);  // slot 31
   void* unused_32;
   OrtStatus* (*SessionGetInputTypeInfo)(const OrtSession*, size_t index,
                                         OrtTypeInfo** out);  // slot 33
@@ -75,8 +75,8 @@ struct OrtApi {
                                          const OrtTensorTypeAndShapeInfo** out);  // slot 55
   void* unused_56_59[4];
   OrtStatus* (*GetTensorElementType)(const OrtTensorTypeAndShapeInfo*,
-                                     ONNXTensorElementDataType* out);                 // slot 60
-  OrtStatus* (*GetDimensionsCount)(const OrtTensorTypeAndShapeInfo*, size_t* out);    // slot 61
+                                     ONNXTensorElementDataType* out);               // slot 60
+  OrtStatus* (*GetDimensionsCount)(const OrtTensorTypeAndShapeInfo*, size_t* out);  // slot 61
   OrtStatus* (*GetDimensions)(const OrtTensorTypeAndShapeInfo*, int64_t* dims,
                               size_t rank);  // slot 62
   void* unused_63_64[2];

@@ -1,7 +1,10 @@
 #include "session.h"
 
+#include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <functional>
+#include <iterator>
 #include <numeric>
 
 namespace {
@@ -57,14 +60,15 @@ size_t ElementBytes(ONNXTensorElementDataType type, const std::string& name) {
 
 Session::Session(const Runtime& runtime, const std::string& artifact, int threads)
     : ort_(runtime),
+      artifact_(artifact),
       env_(ort_.Make(ort_->ReleaseEnv,
                      [&](OrtEnv** out) {
                        return ort_->CreateEnv(ORT_LOGGING_LEVEL_WARNING, "cpp_app", out);
                      })),
       session_(ort_.Make(ort_->ReleaseSession,
                          [&](OrtSession** out) {
-                           const auto options = Options(artifact, threads);
-                           const std::string model = artifact + "/model.onnx";
+                           const auto options = Options(threads);
+                           const std::string model = artifact_ + "/model.onnx";
                            return ort_->CreateSession(env_.get(), model.c_str(), options.get(),
                                                       out);
                          })),
@@ -78,10 +82,10 @@ Session::Session(const Runtime& runtime, const std::string& artifact, int thread
   for (size_t i = 0; i < count; ++i) outputs_.push_back(Name(/*input=*/false, i));
 }
 
-Owned<OrtSessionOptions> Session::Options(const std::string& artifact, int threads) const {
+Owned<OrtSessionOptions> Session::Options(int threads) const {
   auto options = ort_.Make(ort_->ReleaseSessionOptions, ort_->CreateSessionOptions);
   if (threads > 0) ort_.Check(ort_->SetIntraOpNumThreads(options.get(), threads));
-  const std::string library = artifact + "/libslc_ops.so";
+  const std::string library = artifact_ + "/libslc_ops.so";
   if (std::filesystem::exists(library)) {
     // Never closed: its operators must outlive the session.
     void* handle = nullptr;
@@ -123,16 +127,34 @@ Tensor Session::MakeTensor(const Declared& input, std::vector<int64_t> dims,
   return Tensor{input.name, std::move(bytes), std::move(value)};
 }
 
-Tensor Session::Feed(const Declared& input, const std::vector<int64_t>& ids) const {
-  if (input.name.rfind(kCachePrefix, 0) == 0) {
-    // [1, heads, 0, size]: the batch and the length are what the graph leaves open.
-    std::vector<int64_t> dims = input.dims;
-    for (size_t i = 0; i < dims.size(); ++i) {
-      if (dims[i] < 0) dims[i] = i == 0 ? 1 : 0;
-    }
-    const size_t bytes = Elements(dims) * ElementBytes(input.type, input.name);
-    return MakeTensor(input, dims, std::vector<char>(bytes));
+int64_t Session::HeadSize(const std::string& input) const {
+  // A number in a file whose form is known: no JSON parser for that.
+  constexpr char kKey[] = "\"head_size\":";
+  std::ifstream file(artifact_ + "/genai_config.json");
+  const std::string text(std::istreambuf_iterator<char>(file), {});
+  const size_t place = text.find(kKey);
+  const int64_t size =
+      place == std::string::npos ? 0 : std::atoll(text.c_str() + place + sizeof kKey - 1);
+  if (size > 0) return size;
+  throw Error("the graph leaves the last dimension of " + input + " open, and " + artifact_ +
+              "/genai_config.json has no head_size");
+}
+
+Tensor Session::EmptyCache(const Declared& input) const {
+  std::vector<int64_t> dims = input.dims;
+  if (dims.size() != 4) {
+    throw Error(input.name + " has " + std::to_string(dims.size()) +
+                " dimensions; this program makes caches of [batch, heads, length, size]");
   }
+  if (dims[0] < 0) dims[0] = 1;
+  if (dims[2] < 0) dims[2] = 0;
+  if (dims[3] < 0) dims[3] = HeadSize(input.name);
+  const size_t bytes = Elements(dims) * ElementBytes(input.type, input.name);
+  return MakeTensor(input, dims, std::vector<char>(bytes));
+}
+
+Tensor Session::Feed(const Declared& input, const std::vector<int64_t>& ids) const {
+  if (input.name.rfind(kCachePrefix, 0) == 0) return EmptyCache(input);
   const std::vector<int64_t> values = TokenValues(input.name, ids);
   const bool wide = input.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
   if (values.empty() || !(wide || input.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32)) {
@@ -152,9 +174,10 @@ std::vector<Tensor> Session::Feeds(const std::vector<int64_t>& ids) const {
 }
 
 Output Session::Describe(std::string name, Owned<OrtValue> value) const {
-  const auto info = ort_.Make(
-      ort_->ReleaseTensorTypeAndShapeInfo,
-      [&](OrtTensorTypeAndShapeInfo** out) { return ort_->GetTensorTypeAndShape(value.get(), out); });
+  const auto info =
+      ort_.Make(ort_->ReleaseTensorTypeAndShapeInfo, [&](OrtTensorTypeAndShapeInfo** out) {
+        return ort_->GetTensorTypeAndShape(value.get(), out);
+      });
   Output output{std::move(name), ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED, {}, nullptr, 0,
                 std::move(value)};
   ReadTypeAndShape(ort_, info.get(), &output.type, &output.dims);

@@ -47,14 +47,18 @@ class Session {
   std::vector<Output> Run(const std::vector<Tensor>& feeds) const;
 
  private:
-  Owned<OrtSessionOptions> Options(const std::string& artifact, int threads) const;
+  Owned<OrtSessionOptions> Options(int threads) const;
   std::string Name(bool input, size_t index) const;
   Declared Input(size_t index) const;
-  Tensor MakeTensor(const Declared& input, std::vector<int64_t> dims, std::vector<char> bytes) const;
+  Tensor MakeTensor(const Declared& input, std::vector<int64_t> dims,
+                    std::vector<char> bytes) const;
+  int64_t HeadSize(const std::string& input) const;
+  Tensor EmptyCache(const Declared& input) const;
   Tensor Feed(const Declared& input, const std::vector<int64_t>& ids) const;
   Output Describe(std::string name, Owned<OrtValue> value) const;
 
   const Runtime& ort_;
+  std::string artifact_;
   Owned<OrtEnv> env_;
   Owned<OrtSession> session_;
   Owned<OrtMemoryInfo> memory_;
