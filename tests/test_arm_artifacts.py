@@ -61,7 +61,10 @@ def missing() -> str:
     return ", ".join(name for name, there in wanted.items() if not there)
 
 
-pytestmark = pytest.mark.skipif(bool(missing()), reason=f"needs {missing()}")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(missing()), reason=f"needs {missing()}"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +185,6 @@ def check_on(program: Path, library: Path, cpu: str, made: Exported, result: Pat
     assert done.returncode == 0, f"{cpu}: {done.returncode}\n{done.stdout}{done.stderr}"
     got = np.fromfile(result, made.here.dtype).reshape(made.here.shape)
     check = check_output("first output", cpu, got, made.here, made.moved)
-    print(check)
     assert check.passed, check
     return done.stdout
 
