@@ -9,7 +9,7 @@ ZIG := $(BIN)/python -c 'import os, ziglang; print(os.path.join(os.path.dirname(
 
 SOURCES := $(shell find ops/csrc -type f 2>/dev/null) ops/CMakeLists.txt pyproject.toml
 
-.PHONY: demo test test-all test-large test-ort-matrix lint format bench clean install cuda wheel
+.PHONY: demo test test-all test-arm test-large test-ort-matrix lint format bench clean install cuda wheel
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m examples.semantic_search
@@ -20,6 +20,10 @@ test: $(VENV)/.installed
 
 test-ort-matrix: $(VENV)/.installed
 	$(BIN)/python -m pytest tests/test_ort_matrix.py $(PYTEST_ARGS)
+
+# Arm kernels, and whole artifacts in a C++ program, under qemu: README, "On the device".
+test-arm: $(VENV)/.installed
+	$(BIN)/python -m pytest tests/test_arm_artifacts.py tests/ops/test_arm_kernels.py tests/test_cpp_app.py $(PYTEST_ARGS)
 
 test-large: $(VENV)/.installed
 	$(BIN)/python -m pytest -m large $(PYTEST_ARGS)
@@ -36,12 +40,12 @@ lint: $(VENV)/.linters
 	$(BIN)/ruff format --check .
 	mkdir -p .mypy_path/slc && for d in compiler ops targets; do ln -sfn ../../$$d .mypy_path/slc/$$d; done
 	$(BIN)/mypy
-	find ops/csrc -name '*.cc' -o -name '*.h' -o -name '*.inc' -o -name '*.cu' | xargs $(BIN)/clang-format --dry-run --Werror
+	find ops/csrc examples/cpp_app -name '*.cc' -o -name '*.h' -o -name '*.inc' -o -name '*.cu' | xargs $(BIN)/clang-format --dry-run --Werror
 
 format: $(VENV)/.linters
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	find ops/csrc -name '*.cc' -o -name '*.h' -o -name '*.inc' -o -name '*.cu' | xargs $(BIN)/clang-format -i
+	find ops/csrc examples/cpp_app -name '*.cc' -o -name '*.h' -o -name '*.inc' -o -name '*.cu' | xargs $(BIN)/clang-format -i
 
 # The CUDA library: images for every GPU by NVRTC from PyPI, then the host's part for this machine and
 # for aarch64, beside the CPU libraries. No GPU or toolkit is needed.

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from arm_kernels import Cases, build_arm, kernel_names, missing_tools
+from bench.count_arm_instructions import per_weight
 from kernel_cases import STORED, exact_product
 from native_kernels import DENSE_DTYPES
 from numerics import Float64s, assert_within, matmul_bound
@@ -144,3 +145,29 @@ def test_adapter_kernels(program: Path, tmp_path: Path, cpu: str) -> None:
                 cases.dense(name, W, X)
                 owed.append((f"{name} rows {rows} k {k} m {m}", exact, matmul_bound(X, W)))
     check(cases.run(program, cpu), owed)
+
+
+# Instructions a weight at N 8, K 512, density 0.5, as g++ 12 compiles: generic, neon, dotprod.
+GEMV_INSTRUCTIONS = {
+    "f16_f32": (12.8, 1.9, None),
+    "i8_int8": (4.7, 1.3, 1.2),
+    "i4rows_int8": (7.6, 1.7, 1.6),
+}
+
+
+@pytest.mark.parametrize("kind", GEMV_INSTRUCTIONS)
+def test_gemv_takes_a_third_of_the_generic_instructions(
+    kind: str, program: Path, tmp_path: Path
+) -> None:
+    """An emulator can't time, but it counts: a loop that a compiler spoils is found here."""
+    S = sparse(8, 512, 0.5)
+    prefix = f"sparse_gemv_{kind}_"
+    found = {
+        name.split("__")[1]: per_weight(program, name, S, tmp_path)
+        for name in kernel_names(program, V8_2)
+        if name.startswith(prefix)
+    }
+    known = dict(zip(("generic", "neon", "dotprod"), GEMV_INSTRUCTIONS[kind], strict=True))
+    assert found.keys() == {isa for isa, count in known.items() if count is not None}
+    for isa in found.keys() - {"generic"}:
+        assert 3 * found[isa] <= found["generic"], (found, known)
