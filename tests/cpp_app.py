@@ -20,13 +20,17 @@ def build_app(folder: Path, *options: str) -> Path:
     return folder / "cpp_app"
 
 
-def zig_options(cpu: str) -> list[str]:
-    """CMake options that compile for linux on `cpu` and glibc 2.28."""
+def zig() -> Path:
+    """The compiler of the package ziglang."""
     import ziglang
 
-    zig = Path(ziglang.__file__).with_name("zig")
+    return Path(ziglang.__file__).with_name("zig")
+
+
+def zig_options(cpu: str) -> list[str]:
+    """CMake options that compile for linux on `cpu` and glibc 2.28."""
     toolchain = OPS_SOURCE / "cmake" / "zig.cmake"
-    return [f"-DCMAKE_TOOLCHAIN_FILE={toolchain}", f"-DSLC_ZIG={zig}", f"-DSLC_ZIG_CPU={cpu}"]
+    return [f"-DCMAKE_TOOLCHAIN_FILE={toolchain}", f"-DSLC_ZIG={zig()}", f"-DSLC_ZIG_CPU={cpu}"]
 
 
 def run_app(

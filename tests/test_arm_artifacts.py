@@ -15,6 +15,7 @@ Not run, and why:
 from __future__ import annotations
 
 import itertools
+import signal
 import subprocess
 import sys
 import zipfile
@@ -28,7 +29,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from cpp_app import build_app, run_app, zig_options
+from cpp_app import build_app, run_app, zig, zig_options
+from native_kernels import run
 
 from slc.compiler import export
 from slc.compiler.artifact import elf
@@ -175,12 +177,15 @@ def exported(folder: Path, ids: tuple[int, ...]) -> Exported:
     return Exported(folder, ids, here, moved)
 
 
+def emulator(cpu: str) -> list[str]:
+    return [EMULATOR, "-L", str(SYSROOT), "-cpu", cpu]
+
+
 def check_on(program: Path, library: Path, cpu: str, made: Exported, result: Path) -> str:
     """Run an artifact on one emulated processor and hold its first output to this machine's."""
-    emulator = (EMULATOR, "-L", str(SYSROOT), "-cpu", cpu)
     done = run_app(
         program, made.folder, "--ids", ",".join(map(str, made.ids)), "--ort", library, "--threads",
-        "2", "--repeats", "0", "--output", result, emulator=emulator,
+        "2", "--repeats", "0", "--output", result, emulator=emulator(cpu),
     )  # fmt: skip
     assert done.returncode == 0, f"{cpu}: {done.returncode}\n{done.stdout}{done.stderr}"
     got = np.fromfile(result, made.here.dtype).reshape(made.here.shape)
@@ -226,6 +231,17 @@ def decoder(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Expor
     out = tmp_path_factory.mktemp("decoder") / "out"
     options = {"density": 0.5, "rank": 8, "values": "i8", "context": 64}
     return exported(export(tiny_llama, out, device="raspberry-pi-4", **options), LLAMA_IDS)
+
+
+def test_an_instruction_that_a_processor_lacks_ends_the_program(tmp_path: Path) -> None:
+    """What makes a return code of 0 below say something."""
+    sdot, program = ".inst 0x4e809400", tmp_path / "sdot"  # sdot v0.4s, v0.16b, v0.16b
+    source = tmp_path / "sdot.c"
+    source.write_text(f'int main(void) {{ __asm__ volatile("{sdot}" ::: "v0"); return 0; }}\n')
+    options = ["-target", "aarch64-linux-gnu.2.28", "-O3", "-s"]  # as zig.cmake: what it has cached
+    run([str(zig()), "cc", *options, str(source), "-o", str(program)])
+    assert run_app(program, emulator=emulator(V8_0)).returncode == -signal.SIGILL
+    assert run_app(program, emulator=emulator(V8_2)).returncode == 0
 
 
 @pytest.mark.parametrize("device", ENCODERS)
