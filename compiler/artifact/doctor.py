@@ -83,11 +83,13 @@ def _examine(artifact: Artifact) -> list[Finding]:
         findings += _check_library(artifact, own, needed=needed)
         if artifact.manifest["provider"] == "cuda" and needed:
             findings += _check_cuda_library(artifact)
-    if artifact.manifest["device"]["platform"] == host_platform():
+    here = artifact.manifest["device"]["platform"] == host_platform()
+    if here:
         findings += check_isa(artifact.manifest)
     if sound:
         findings += _check_graph(artifact)
-    if not any(finding.severity == "error" for finding in findings):
+    runs_here = here or artifact.manifest["provider"] == "cpu"
+    if runs_here and not any(finding.severity == "error" for finding in findings):
         findings += _check_session(artifact)
     return findings
 

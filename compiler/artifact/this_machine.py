@@ -74,7 +74,9 @@ def check_runtime(manifest: Json | None, *, is_genai: bool) -> Iterator[Finding]
             f"onnxruntime {found} is older than {wanted}, which the artifact was made for",
             f"install onnxruntime {wanted} or newer, or export for this device",
         )
-    if manifest["provider"] == "cuda" and found is not None:
+    # Of a board's GPU this machine has nothing to tell.
+    here = manifest["device"]["platform"] == f"{sys.platform}-{platform.machine()}"
+    if manifest["provider"] == "cuda" and here and found is not None:
         yield from _check_cuda()
     genai = version(*_GENAI)
     if is_genai and genai is not None and parts(genai) < parts(GENAI_MIN):

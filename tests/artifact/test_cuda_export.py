@@ -13,10 +13,12 @@ import pytest
 
 import slc.ops
 from slc.compiler import export, plan, verify
-from slc.compiler.artifact.artifact import Artifact
+from slc.compiler.artifact.artifact import Artifact, host_platform
+from slc.compiler.artifact.doctor import doctor
 from slc.compiler.errors import ArtifactError, BudgetError, RequestError
 from slc.ops import bitmap
 from slc.ops.bitmap_sparse_gemm import bitmap_sparse_gemm
+from slc.targets import load
 
 JETSON = {"device": "jetson", "context": 64}
 UNIT = 2.0**-11
@@ -154,6 +156,12 @@ def test_without_cuda_it_says_so(artifact: Path) -> None:
         pytest.skip("this onnxruntime has CUDA")
     with pytest.raises(ArtifactError, match="exported for CUDA"):
         Artifact.open(artifact).session()
+
+
+def test_doctor_asks_no_gpu_of_another_machine(artifact: Path) -> None:
+    if load("jetson").platform_tag == host_platform():
+        pytest.skip("this machine is of the board's kind")
+    assert not any("no CUDA provider" in finding.what for finding in doctor(artifact))
 
 
 @pytest.mark.parametrize(
