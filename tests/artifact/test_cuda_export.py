@@ -13,6 +13,7 @@ import pytest
 
 import slc.ops
 from slc.compiler import export, plan, verify
+from slc.compiler.artifact import elf
 from slc.compiler.artifact.artifact import Artifact, host_platform
 from slc.compiler.artifact.doctor import doctor
 from slc.compiler.errors import ArtifactError, BudgetError, RequestError
@@ -42,7 +43,12 @@ def test_what_the_artifact_is_for(artifact: Path) -> None:
     manifest = json.loads((artifact / "manifest.json").read_text())
     assert manifest["provider"] == "cuda"
     assert manifest["device"]["name"] == "jetson-orin-nano-8gb"
-    assert "libslc_ops_cuda.so" in manifest["op_library"]["note"]
+    if manifest["op_library"]["file"] is None:  # before `make cuda`
+        assert "libslc_ops_cuda.so" in manifest["op_library"]["note"]
+    else:
+        for name in ("libslc_ops.so", "libslc_ops_cuda.so"):
+            assert name in manifest["files"]
+            assert elf.machine(artifact / name) == "aarch64"
     decoder = json.loads((artifact / "genai_config.json").read_text())["model"]["decoder"]
     assert decoder["session_options"]["provider_options"] == [{"cuda": {}}]
     assert decoder["session_options"]["custom_ops_library"] == "libslc_ops.so"
