@@ -7,8 +7,9 @@ slc.compiler` costs nothing.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from slc.compiler.lazy import imported_on_use
 
 if TYPE_CHECKING:
     from slc.compiler.api import export, plan
@@ -18,17 +19,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["add_adapters", "export", "list_adapters", "plan", "verify"]
 
-_HOMES = {
-    "add_adapters": "slc.compiler.artifact.adapters",
-    "list_adapters": "slc.compiler.artifact.adapters",
-    "export": "slc.compiler.api",
-    "plan": "slc.compiler.api",
-    "verify": "slc.compiler.artifact.verify",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Imports a public function on first use (PEP 562)."""
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = imported_on_use(
+    __name__,
+    {
+        "add_adapters": "slc.compiler.artifact.adapters",
+        "list_adapters": "slc.compiler.artifact.adapters",
+        "export": "slc.compiler.api",
+        "plan": "slc.compiler.api",
+        "verify": "slc.compiler.artifact.verify",
+    },
+)

@@ -15,7 +15,7 @@ from slc.compiler.artifact.artifact import host_platform
 from slc.compiler.build_library import build_library
 from slc.compiler.cli import app
 from slc.compiler.errors import RequestError
-from slc.targets import load
+from slc.targets import Target, load, names
 
 HOST, BOARD = load("host"), load("raspberry-pi-4")
 FAKE_CMAKE = """#!/bin/sh
@@ -54,16 +54,10 @@ def test_a_laptop_has_the_library_for_boards() -> None:
     assert elf.machine(library) == "aarch64"
     needed = elf.glibc_needed(library)
     assert needed is not None
-    boards = [target for target in map(load, load_names()) if target.arch == "aarch64"]
+    boards = [target for target in map(load, names()) if target.arch == "aarch64"]
     oldest = min(tuple(map(int, board.glibc_min.split("."))) for board in boards)
     assert tuple(map(int, needed.split("."))) <= oldest
     assert slc.ops.library_path(host_platform()) == slc.ops.library_path()
-
-
-def load_names() -> list[str]:
-    from slc.targets import names
-
-    return names()
 
 
 def test_path() -> None:
@@ -96,19 +90,19 @@ def test_the_systems_compiler_builds_for_this_machine(tools: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("target", [HOST, BOARD], ids=["no compiler", "another processor"])
 def test_zig_builds_where_the_system_can_not(
-    tools: Path, tmp_path: Path, target: object, monkeypatch: pytest.MonkeyPatch
+    tools: Path, tmp_path: Path, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if target is BOARD:
         program(tools / "slc-test-c++")
     log = cmake(tools)
     with pytest.raises(RequestError, match="pip install ziglang, or run slc ops build on the"):
-        build_library(target, tmp_path)  # type: ignore[arg-type]
+        build_library(target, tmp_path)
     assert not log.exists()
     monkeypatch.setattr(module, "_zig", lambda: Path("/a/zig"))
-    build_library(target, tmp_path)  # type: ignore[arg-type]
+    build_library(target, tmp_path)
     configured = log.read_text().splitlines()[0]
     assert "-DSLC_ZIG=/a/zig" in configured
-    assert f"-DSLC_ZIG_CPU={target.arch}" in configured  # type: ignore[attr-defined]
+    assert f"-DSLC_ZIG_CPU={target.arch}" in configured
     toolchain = next(w for w in configured.split() if w.startswith("-DCMAKE_TOOLCHAIN_FILE="))
     assert Path(toolchain.partition("=")[2]).is_file()
 

@@ -149,12 +149,14 @@ def _op_library(target: Target, folder: Path) -> OpLibrary:
     wanted = LIBRARY_FILE
     if target.provider == "cuda":
         wanted += f" and a {CUDA_LIBRARY_FILE}"
-    remedy = f"put a {wanted} built for {target.platform_tag} beside model.onnx (slc ops build)"
+    remedy = f"put a {wanted} built for {target.platform_tag} beside model.onnx"
     try:
         library = Path(slc.ops.library_path(target.platform_tag))
     except FileNotFoundError:
         return OpLibrary(
-            None, f"this slc was installed without a library for {target.platform_tag}: {remedy}"
+            None,
+            f"this slc was installed without a library for {target.platform_tag}: {remedy}; slc "
+            f"ops build compiles the {LIBRARY_FILE}",
         )
     parts = [library]
     if target.provider == "cuda":

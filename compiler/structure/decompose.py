@@ -60,7 +60,7 @@ def decompose(
     """Makes the structured checkpoint `path` of all Linears of kind "linear".
 
     Each worker holds one matrix and up to five times its f32 bytes beside it; of `hessian` ten
-    times, and 3·K² numbers.
+    times, and 4·K² numbers.
 
     Args:
       source: the dense model.
