@@ -16,7 +16,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m examples.llm_generate
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not large" -n 2 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not large" -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-ort-matrix: $(VENV)/.installed
 	$(BIN)/python -m pytest tests/test_ort_matrix.py $(PYTEST_ARGS)

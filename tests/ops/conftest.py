@@ -1,4 +1,4 @@
-"""The test library and the released one, built once a session from the sources beside us."""
+"""The test library and the released one, built once a run from the sources beside us."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 from native_kernels import NativeKernels, build
+from once import made_once
 
 
 @pytest.fixture(scope="session")
-def build_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("ops-build")
-    build(folder, "slc_ops", "slc_ops_testing")
-    return folder
+def build_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    def make(folder: Path) -> None:
+        build(folder, "slc_ops", "slc_ops_testing")
+
+    return made_once(tmp_path_factory, worker_id, "ops-build", make)
 
 
 @pytest.fixture(scope="session")
