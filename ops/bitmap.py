@@ -29,6 +29,7 @@ from .blob_values import (
     group_width,
     i4_runs,
     i8_values,
+    read_back,
     times_power_of_two,
 )
 from .code_runs import row_lengths, run_bytes, unpack_runs
@@ -58,6 +59,7 @@ __all__ = [
     "encode",
     "encoded_bytes",
     "read_header",
+    "rounded",
 ]
 
 Floats = npt.NDArray[np.float32]
@@ -114,6 +116,37 @@ def encode(
     _encode_values(values, blob, header, matrix, masks, codebook)
     write_header(blob, header)
     return blob
+
+
+def rounded(
+    S: Floats,
+    value_type: ValueType,
+    group: int = 64,
+    mask: Bools | None = None,
+    *,
+    layout: Layout = "rows",
+    grid: Grid | None = None,
+) -> Floats:
+    """What a bitmap of S gives back, ``decode(encode(S, …))``, without making it: float32 [N, K].
+
+    Arguments and errors are those of :func:`encode`.
+    """
+    _check_matrix(S, mask)
+    kind = checked_kind(S.shape[1], value_type, group, "bitmap", layout)
+    if grid is not None:
+        grid.check(*S.shape, kind)
+    matrix = Matrix(S, mask, None if grid is None else grid.scales)
+    exponent = matrix.exponent(kind)
+    book = None
+    if value_type == "i4":
+        book = None if grid is None else grid.codebook
+        if book is None:
+            masks = _encode_masks(matrix, "bitmap")
+            book = fitted_codebook(matrix, masks, exponent, kind)
+    found = np.empty(S.shape, np.float32)
+    for rows in matrix.chunks:
+        found[rows] = read_back(matrix, rows, exponent, kind, book)
+    return found
 
 
 def new_blob(masks: Blob, k: int, kind: Kind, exponent: int) -> tuple[Blob, Header, Blob]:

@@ -23,6 +23,7 @@ __all__ = [
     "fitted_codebook",
     "i4_runs",
     "i8_values",
+    "read_back",
     "scale_exponent",
     "times_power_of_two",
 ]
@@ -143,12 +144,18 @@ def i8_values(
     matrix: Matrix, masks: Blob, exponent: int, kind: Kind, scales: Any
 ) -> Iterator[npt.NDArray[np.int8]]:
     """The values; fills in the scales."""
-    k, levels = matrix.S.shape[1], LEVELS["i8"]
+    k = matrix.S.shape[1]
     for rows in matrix.chunks:
-        scales[rows], values = _in_steps(matrix, rows, exponent, kind, 1)
-        np.rint(values, out=values)
-        np.maximum(np.minimum(values, levels, out=values), -levels, out=values)
+        scales[rows], values = _in_i8(matrix, rows, exponent, kind)
         yield _kept(values[:, :k].astype(np.int8), masks[rows])
+
+
+def _in_i8(matrix: Matrix, rows: slice, exponent: int, kind: Kind) -> tuple[Any, Floats]:
+    """As `_in_steps`, rounded to the levels of i8."""
+    levels = LEVELS["i8"]
+    scales, values = _in_steps(matrix, rows, exponent, kind, 1)
+    np.rint(values, out=values)
+    return scales, np.maximum(np.minimum(values, levels, out=values), -levels, out=values)
 
 
 def fitted_codebook(matrix: Matrix, masks: Blob, exponent: int, kind: Kind) -> npt.NDArray[np.int8]:
@@ -171,10 +178,39 @@ def i4_runs(
     matrix: Matrix, masks: Blob, exponent: int, kind: Kind, scales: Any, table: Blob
 ) -> Iterator[Blob]:
     """The runs of codes by ``codebook.code_table``; fills in the scales."""
-    k, top = matrix.S.shape[1], table.size - 1
+    k = matrix.S.shape[1]
     for rows in matrix.chunks:
-        scales[rows], values = _in_steps(matrix, rows, exponent, kind, codebook.CELLS_A_UNIT)
-        values += codebook.CELL_OF_ZERO
-        np.maximum(np.minimum(values, top, out=values), 0, out=values)
-        codes = table[_kept(values[:, :k].astype(np.uint8), masks[rows])]
+        scales[rows], cells = _in_cells(matrix, rows, exponent, kind)
+        codes = table[_kept(cells[:, :k], masks[rows])]
         yield pack_runs(codes, popcount(masks[rows]).reshape(-1), kind.layout)
+
+
+def _in_cells(matrix: Matrix, rows: slice, exponent: int, kind: Kind) -> tuple[Any, Blob]:
+    """As `_in_steps`, as cells of ``codebook.code_table``."""
+    scales, values = _in_steps(matrix, rows, exponent, kind, codebook.CELLS_A_UNIT)
+    values += codebook.CELL_OF_ZERO
+    top = 2 * codebook.CELL_OF_ZERO - 1
+    np.maximum(np.minimum(values, top, out=values), 0, out=values)
+    return scales, values.astype(np.uint8)
+
+
+def read_back(
+    matrix: Matrix, rows: slice, exponent: int, kind: Kind, book: npt.NDArray[np.int8] | None
+) -> Floats:
+    """These rows as a reader of the blob sees them, float32 [rows, K].
+
+    The codebook is that of i4, else None.
+    """
+    if kind.value_type == "f16":
+        values = times_power_of_two(matrix.values(rows).copy(), -exponent)
+        return times_power_of_two(values.astype("<f2").astype(np.float32), exponent)
+    if book is None:
+        scales, values = _in_i8(matrix, rows, exponent, kind)
+    else:
+        scales, cells = _in_cells(matrix, rows, exponent, kind)
+        values = book[codebook.code_table(book)].astype(np.float32)[cells]
+    by_group = values.reshape(*scales.shape, -1)
+    by_group *= scales.astype(np.float32)[:, :, None]
+    kept = values[:, : matrix.S.shape[1]]
+    # The entry nearest to 0 may be another, and what is not stored is 0 nevertheless.
+    return times_power_of_two(kept if book is None else kept * matrix.stored(rows), exponent)

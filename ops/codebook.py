@@ -41,13 +41,18 @@ def fit(counts: npt.NDArray[np.float64], zero_first: bool) -> Codebook:
         counts = np.ones(HISTOGRAM_BINS)
     entries = _spread(counts)
     zero = int(np.argmin(np.abs(entries)))
+    # Of the bins below the i-th: their weight, and its first moment.
+    mass, moment = (np.concatenate([[0.0], np.cumsum(c)]) for c in (counts, counts * _CENTERS))
     for _ in range(_ROUNDS):
         if zero_first:
             entries[zero] = 0
-        nearest = np.searchsorted((entries[1:] + entries[:-1]) / 2, _CENTERS)
-        mass = np.bincount(nearest, counts, CODEBOOK_ENTRIES)
-        moment = np.bincount(nearest, counts * _CENTERS, CODEBOOK_ENTRIES)
-        np.divide(moment, mass, out=entries, where=mass > 0)
+        before = entries.copy()
+        borders = np.searchsorted(_CENTERS, (entries[1:] + entries[:-1]) / 2, side="right")
+        ends = np.concatenate([[0], borders, [HISTOGRAM_BINS]])
+        own = np.diff(mass[ends])
+        np.divide(np.diff(moment[ends]), own, out=entries, where=own > 0)
+        if np.array_equal(entries, before):
+            break
     whole = np.clip(np.rint(entries), -LEVELS["i4"], LEVELS["i4"]).astype(np.int8)
     if zero_first:
         whole = np.concatenate([np.zeros(1, np.int8), np.delete(whole, zero)])

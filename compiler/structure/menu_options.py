@@ -147,6 +147,4 @@ def _as_exported(
     levels = None if grid is None else bitmap.Grid(grid.scales, grid.codebook)
     # "planes" has one level of i4 fewer than "rows": an error that holds for both.
     layout: Layout = "planes" if value_type == "i4" else "rows"
-    blob = bitmap.encode(S, value_type, group, mask, layout=layout, grid=levels)
-    decoded: F32 = bitmap.decode(blob)
-    return decoded
+    return bitmap.rounded(S, value_type, group, mask, layout=layout, grid=levels)

@@ -11,15 +11,17 @@ makes the loss larger.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg import lapack
 
 from slc.compiler.structure.decomposition import F32
 
 Mask = npt.NDArray[np.bool_]
 
-BLOCK_COLUMNS = 64  # updated by BLAS together once they have been visited
+BLOCK_COLUMNS = 32  # updated by BLAS together once they have been visited
 SWEEPS = 2
 
 
@@ -29,7 +31,7 @@ class Grid:
 
     Attributes:
       scale: f32 [N, groups], of either sign; 0 is a group of zeros.
-      levels: f32 [n], rising: the codebook of i4, or -127 … 127.
+      levels: f32 [n], integers, rising: the codebook of i4, or -127 … 127.
       group: columns that share a scale.
     """
 
@@ -39,10 +41,31 @@ class Grid:
 
     def nearest(self, w: F32, column: int) -> F32:
         """The grid's value nearest to each of w [N], entries of `column`."""
-        scale = self.scale[:, column // self.group]
-        steps = np.divide(w, scale, out=np.zeros_like(w), where=scale != 0)
+        scale, twice_inverse = self._scales[:, column // self.group]
+        first, table = self._table
+        cells = np.ceil(w * twice_inverse)
+        cells -= first
+        np.maximum(np.minimum(cells, len(table) - 1, out=cells), 0, out=cells)
+        return table[cells.astype(np.intp)] * scale
+
+    @functools.cached_property
+    def _scales(self) -> F32:
+        """(scale, 2 / scale), f32 [2, groups, N]: a group's lie together. 2 / 0 is 0 here."""
+        scale = self.scale.T
+        # What is smaller than f32's normal numbers has no reciprocal, and is no weight either.
+        usable = np.abs(scale) >= np.finfo(np.float32).tiny
+        return np.stack([scale, np.divide(2, scale, out=np.zeros_like(scale), where=usable)])
+
+    @functools.cached_property
+    def _table(self) -> tuple[int, F32]:
+        """(c, levels [n]): the i-th is the nearest to what is above (c + i - 1)/2, up to (c + i)/2.
+
+        Levels are integers, so that the borders between them are among these.
+        """
         borders = (self.levels[1:] + self.levels[:-1]) / 2
-        return self.levels[np.searchsorted(borders, steps)] * scale
+        first, last = (int(2 * level) for level in self.levels[[0, -1]])
+        middles = np.arange(first, last + 1, dtype=np.float32) / 2 - np.float32(0.25)
+        return first, self.levels[np.searchsorted(borders, middles)]
 
 
 def round_by_descent(
@@ -68,31 +91,36 @@ def round_by_descent(
         for start in range(0, Q.shape[1], BLOCK_COLUMNS):
             columns = slice(start, min(start + BLOCK_COLUMNS, Q.shape[1]))
             step = _descend(Q, G[:, columns], H[columns, columns], diagonal, grid, mask, columns)
-            # Inside the block G is up to date; the rest follows by one product.
-            G[:, : columns.start] -= step @ H[columns, : columns.start]
-            G[:, columns.stop :] -= step @ H[columns, columns.stop :]
+            G -= step.T @ H[columns]
     return Q
 
 
 def _descend(
     Q: F32, G: F32, H: F32, diagonal: F32, grid: Grid, mask: Mask | None, columns: slice
 ) -> F32:
-    """One visit to each column of a block; Q and G change in place. The change of Q [N, block]."""
-    change = np.zeros_like(G)
+    """One visit to each column of a block; Q changes in place. Its change, f32 [block, N]."""
+    # Transposed: what is visited together lies together.
+    q, g = np.ascontiguousarray(Q[:, columns].T), np.ascontiguousarray(G.T)
+    allowed = None if mask is None else np.ascontiguousarray(mask[:, columns].T)
+    change = np.empty_like(q)
     for i, j in enumerate(range(columns.start, columns.stop)):
-        new = grid.nearest(Q[:, j] + G[:, i] / diagonal[j], j)
-        if mask is not None:
-            new *= mask[:, j]
-        change[:, i] = new - Q[:, j]
-        Q[:, j] = new
-        G -= change[:, i, None] * H[i]
+        new = grid.nearest(q[i] + g[i] / diagonal[j], j)
+        if allowed is not None:
+            new *= allowed[i]
+        np.subtract(new, q[i], out=change[i])
+        q[i] = new
+        g[i + 1 :] -= H[i, i + 1 :, None] * change[i]
+    Q[:, columns] = q.T
     return change
 
 
 def feedback_factor(H: F32) -> F32:
     """U, upper triangular with Uᵀ·U = H⁻¹, of a positive definite H, f32 [K, K]."""
-    inverse = np.linalg.inv(H.astype(np.float64))
-    factor: F32 = np.linalg.cholesky(inverse).T.astype(np.float32)
+    # H = M·Mᵀ with M upper triangular is Cholesky's factor of H read from its end; U = M⁻¹.
+    lower = np.linalg.cholesky(H[::-1, ::-1].astype(np.float64))
+    inverse, failed = lapack.dtrtri(lower[::-1, ::-1], lower=0)
+    assert failed == 0  # Cholesky's diagonal is positive
+    factor: F32 = inverse.astype(np.float32)
     return factor
 
 
@@ -106,15 +134,19 @@ def round_by_feedback(T: F32, factor: F32, grid: Grid, mask: Mask | None = None)
       mask: bool [N, K], what may differ from zero; what is dropped is an error like any other.
         None: all, which is GPTQ.
     """
-    T, Q = T.copy(), np.empty_like(T)
-    for start in range(0, T.shape[1], BLOCK_COLUMNS):
-        stop = min(start + BLOCK_COLUMNS, T.shape[1])
-        errors = np.empty((len(T), stop - start), np.float32)
+    # Transposed: what is visited together lies together.
+    left = T.T.copy()
+    Q = np.empty_like(left)
+    allowed = None if mask is None else np.ascontiguousarray(mask.T)
+    for start in range(0, len(left), BLOCK_COLUMNS):
+        stop = min(start + BLOCK_COLUMNS, len(left))
+        errors = np.empty((stop - start, left.shape[1]), np.float32)
         for j in range(start, stop):
-            Q[:, j] = grid.nearest(T[:, j], j)
-            if mask is not None:
-                Q[:, j] *= mask[:, j]
-            errors[:, j - start] = (T[:, j] - Q[:, j]) / factor[j, j]
-            T[:, j:stop] -= errors[:, j - start, None] * factor[j, j:stop]
-        T[:, stop:] -= errors @ factor[start:stop, stop:]
-    return Q
+            Q[j] = grid.nearest(left[j], j)
+            if allowed is not None:
+                Q[j] *= allowed[j]
+            error = errors[j - start]
+            np.divide(left[j] - Q[j], factor[j, j], out=error)
+            left[j + 1 : stop] -= factor[j, j + 1 : stop, None] * error
+        left[stop:] -= factor[start:stop, stop:].T @ errors
+    return np.ascontiguousarray(Q.T)

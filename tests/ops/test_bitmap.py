@@ -69,6 +69,38 @@ def test_round_trip(n, k, density, kind, group, spread, seed) -> None:
     assert np.all(np.abs(D.astype(np.float64) - S) <= rounding_error(S, blob))
 
 
+@settings(max_examples=150, deadline=None)
+@given(
+    n=st.integers(1, 130),
+    k=st.integers(1, 400),
+    density=st.sampled_from([0, 0.01, 0.5, 1]),
+    kind=st.sampled_from(BLOB_KINDS),
+    group=st.sampled_from([64, 128]),
+    spread=st.sampled_from([1e-30, 1.0, 1e30]),
+    given_mask=st.booleans(),
+    on_grid=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_rounded_is_what_is_read_back(
+    n, k, density, kind, group, spread, given_mask, on_grid, seed
+) -> None:
+    if kind.get("encoding") == "delta":
+        return
+    S = sparse(n, k, density, seed, spread)
+    mask = np.random.default_rng(seed).random(S.shape) < 0.7 if given_mask else None
+    value_type, layout = kind["value_type"], kind.get("layout", "rows")
+    grid = None
+    if on_grid and value_type != "f16":
+        codebook = None
+        if value_type == "i4":
+            codebook = bitmap.read_header(b := bitmap.encode(S, **kind)).codebook(b)
+        scales = np.full((n, -(-k // group)), spread / 100, np.float32)
+        grid = bitmap.Grid(scales, codebook)
+    blob = bitmap.encode(S, value_type, group, mask, layout=layout, grid=grid)
+    found = bitmap.rounded(S, value_type, group, mask, layout=layout, grid=grid)
+    np.testing.assert_array_equal(found, bitmap.decode(blob))
+
+
 @every_kind
 def test_all_mask_bytes(kind) -> None:
     bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
