@@ -17,7 +17,7 @@ from slc.targets import TargetError, load
 
 Json = Mapping[str, Any]
 
-GENAI_MIN = "0.9"  # older ones look for custom_ops_library in the working directory only
+GENAI_MIN = "0.9.1"  # older ones look for custom_ops_library in the working directory only
 CUDA_PROVIDER = "CUDAExecutionProvider"
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 _GENAI = ("onnxruntime-genai", "onnxruntime-genai-cuda")

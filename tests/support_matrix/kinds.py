@@ -64,6 +64,10 @@ KINDS: Mapping[str, Kind] = {
     "dense_int8": Kind(
         "int8, MatMulNBits", "encoder", {**ANY_MEMORY, "allocation": "dense_int8"}, "int8"
     ),
+    "budget": Kind(
+        "by `--mem`: blobs of every weight", "encoder",
+        {"mem": "25MB", "context": 32, "calibrate": "none"}, "full",
+    ),
     "slot": Kind(
         "adapter file in a slot", "encoder_slr", {**SPARSE, "values": "i8", "adapter_slots": 1},
         "bitmap", adapter=True,

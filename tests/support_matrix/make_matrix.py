@@ -212,8 +212,10 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--environments", type=Path, default=Path("build/support_matrix"))
-    parser.add_argument("--releases", nargs="*", help="of onnxruntime, e.g. 1.17 1.32; all")
-    parser.add_argument("--no-genai", action="store_true")
+    parser.add_argument(
+        "--releases", nargs="*", help="of onnxruntime, e.g. 1.17 1.32; with it nothing is written"
+    )
+    parser.add_argument("--no-genai", action="store_true", help="leave that table as it is")
     parser.add_argument("--print", action="store_true", help="tables on stdout, nothing is written")
     arguments = parser.parse_args()
     try:
@@ -222,7 +224,7 @@ def main() -> int:
     except RegistryError as error:
         say(f"{error}; this command fetches wheels: is there an index that pip can reach?")
         return 2
-    if arguments.print or arguments.releases or arguments.no_genai:
+    if arguments.print or arguments.releases:
         print("\n\n".join(tables.to_markdown(one) for one in made.values()))
     else:
         write(made)

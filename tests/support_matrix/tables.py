@@ -15,12 +15,15 @@ from typing import Any
 from support_matrix.cells import NO_WHEEL, REFUSED, RUNS
 
 Document = Mapping[str, Any]
+Row = Mapping[str, Any]
 
 FOLDER = Path(__file__).resolve().parent
 README = FOLDER.parents[1] / "README.md"
 NAMES = ("onnxruntime", "genai")
 MARKS = {RUNS: "✓", REFUSED: "–", NO_WHEEL: "·"}
 PROBLEM = "✗"
+# Made for a column: what errors say of it is in its head.
+_ABOUT_THE_DEVICE = r"(device '\S+'|got a device that) promises onnxruntime [\d.]+( and|,) "
 
 
 def to_json(document: Document) -> str:
@@ -38,18 +41,25 @@ def read(name: str) -> Document:
 
 
 def to_markdown(document: Document) -> str:
-    """A table of it; what is not offered is explained at the end of its row."""
+    """A table of it; what is not offered is explained at the end of its row.
+
+    Rows of one name are one row: a mark where all say the same, else one for each.
+    """
     versions = [column["version"] for column in document["columns"]]
-    pythons = [column["python"] or "none here" for column in document["columns"]]
     lines = [
         _line([document["corner"], *versions, "–, because"]),
         _line(["---"] * (len(versions) + 2)),
-        _line(["Python", *pythons, ""]),
     ]
+    if document["corner"] == "artifact":
+        pythons = [column["python"] or "none here" for column in document["columns"]]
+        lines.append(_line(["Python", *pythons, ""]))
+    rows: dict[str, list[Row]] = {}
     for row in document["rows"]:
-        cells = [tuple(cell) for cell in row["cells"]]
-        marks = [_mark(status, why) for status, why in cells]
-        lines.append(_line([row["title"], *marks, _reasons(cells, versions, row["name"])]))
+        rows.setdefault(row["name"], []).append(row)
+    for name, same in rows.items():
+        title = same[0]["title"] if len(same) == 1 else name
+        cells = [_marks([row["cells"][i] for row in same]) for i in range(len(versions))]
+        lines.append(_line([title, *cells, _reasons(same, versions)]))
     return "\n".join(lines)
 
 
@@ -57,19 +67,25 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def _marks(cells: Sequence[Sequence[str]]) -> str:
+    marks = [_mark(status, why) for status, why in cells]
+    return marks[0] if len({*marks}) == 1 else " ".join(marks)
+
+
 def _mark(status: str, why: str) -> str:
     mark = MARKS.get(status, PROBLEM)
     return f"({mark})" if status == RUNS and why else mark
 
 
-def _reasons(cells: Sequence[tuple[str, str]], versions: Sequence[str], name: str) -> str:
-    """Each reason of a row once, whichever release it names."""
+def _reasons(rows: Sequence[Row], versions: Sequence[str]) -> str:
+    """Each reason once, whichever release it names, and without what to do about it."""
     said: dict[str, None] = {}
-    for (status, why), version in zip(cells, versions, strict=True):
-        if why and status != RUNS:
-            short = why.split(": choose")[0].replace(f"'onnxruntime-{version}'", "")
-            short = short.replace(f"onnxruntime {version}", "less").replace("|", "/")
-            said[short] = None
+    for row in rows:
+        for (status, why), version in zip(row["cells"], versions, strict=True):
+            if why and status != RUNS:
+                text = re.sub(_ABOUT_THE_DEVICE, "", why.split(": choose")[0])
+                text = text.replace(f"onnxruntime-genai {row['name']}", "it")
+                said[text.replace(version, "this release").replace("|", "/")] = None
     return "; ".join(said)
 
 
