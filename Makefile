@@ -9,7 +9,7 @@ ZIG := $(BIN)/python -c 'import os, ziglang; print(os.path.join(os.path.dirname(
 
 SOURCES := $(shell find ops/csrc -type f 2>/dev/null) ops/CMakeLists.txt pyproject.toml
 
-.PHONY: demo test test-all test-arm test-large test-ort-matrix lint format bench clean install cuda wheel
+.PHONY: demo test test-all test-arm test-large test-ort-matrix matrix lint format bench clean install cuda wheel
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m examples.semantic_search
@@ -20,6 +20,11 @@ test: $(VENV)/.installed
 
 test-ort-matrix: $(VENV)/.installed
 	$(BIN)/python -m pytest tests/test_ort_matrix.py $(PYTEST_ARGS)
+
+# Every kind of artifact on every onnxruntime and onnxruntime-genai: the tables of README.md, "What runs
+# where". Fetches 2 GB of wheels the first time.
+matrix: $(VENV)/.installed
+	$(BIN)/python tests/support_matrix/make_matrix.py $(MATRIX_ARGS)
 
 # Arm kernels, and whole artifacts in a C++ program, under qemu: README, "On the device".
 test-arm: $(VENV)/.installed

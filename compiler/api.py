@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import tempfile
@@ -17,6 +18,7 @@ from slc.compiler.request_plan import (
     asked_adapters,
     budget_options,
     choose,
+    chosen_logits,
     chosen_target,
     ort_min,
 )
@@ -200,7 +202,7 @@ def frontier(
                 "made with --calibrate FILE, or --calibrate FILE here beside an .slr"
             )
         points = budget_frontier(
-            source, target, budget_options(request, {}), menu, count=budgets, low=first,
+            source, target, budget_options(request, target, {}), menu, count=budgets, low=first,
             high=last, progress=progress,
         )  # fmt: skip
         unit = "divergence of the next token (nats)"
@@ -296,6 +298,7 @@ def _export_source(
     from slc.compiler.pipeline import fit, halve, lower
 
     request = with_built_in_text(request, source)
+    request = dataclasses.replace(request, logits=chosen_logits(request, target))
     method = request.chosen_method()
     if source.checkpoint is not None:
         check_slice(source, request, save_structured)

@@ -14,7 +14,7 @@ from slc.compiler.structure.texts import BUILT_IN, NO_TEXT, built_in
 PathLike = str | Path
 
 METHODS = ("salr", "oats", "hessian")
-LOGITS = ("last", "all")
+LOGITS = ("auto", "last", "all")
 _ADAPTER_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
 _ADAPTER_NAME_BYTES_MAX = 200  # with its ending it must be a file's name
 
@@ -41,7 +41,8 @@ class Request:
       context: tokens that the session must hold; None: what the model allows, at most 2048.
       batch: sequences at a time.
       logits: of a decoder, "last": those of each sequence's last token, as generating text wants
-        them (onnxruntime-genai 0.13 and newer); "all": of every token, to score text.
+        them (onnxruntime-genai 0.12.2 and newer); "all": of every token, to score text or for an
+        older genai; "auto": last, unless the device has an older genai.
       provider: execution provider; None: the device's.
       method: "salr", "oats" or "hessian"; None: hessian when `calibrate` is given, else salr.
       calibrate: calibration text or inputs; "default": the text that slc brings along; "none":
@@ -67,7 +68,7 @@ class Request:
     max_latency: float | None = None
     context: int | None = None
     batch: int = 1
-    logits: str = "last"
+    logits: str = "auto"
     provider: str | None = None
     method: str | None = None
     calibrate: PathLike | None = None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from slc.compiler.errors import RequestError
 from slc.compiler.request import Request
 
+ADAPTER_FILES_ORT = "1.20"  # the first with LoraAdapter; 1.19.2 has none
 SM_MIN = 80  # cp.async and the tensor-core products of ops/csrc/cuda
 
 if TYPE_CHECKING:
@@ -28,6 +29,12 @@ def chosen_target(request: Request) -> Target:
     from slc.targets import load
 
     target = load(request.device)
+    if request.adapter_slots and not target.ort_at_least(ADAPTER_FILES_ORT):
+        raise RequestError(
+            f"--adapter-slots: got a device that promises onnxruntime {target.ort_min}, wanted "
+            f"{ADAPTER_FILES_ORT} or newer, which can load adapter files: choose a device profile "
+            "with a newer onnxruntime, or put adapters into the weights (--adapter alone)"
+        )
     provider = request.provider or target.provider
     if provider == "cpu":
         return dataclasses.replace(target, provider="cpu")
@@ -71,11 +78,22 @@ def choose(
     reason = runtime_versions.refusal(source.graph, ort_min(target))
     if reason:
         raise RequestError(f"{source.path.name} can't run on {target.name}: {reason}")
-    options = budget_options(request, _extra_ranks(adapters, request))
+    options = budget_options(request, target, _extra_ranks(adapters, request))
     return plan_budget(source, target, options, menu, compare=compare)
 
 
-def budget_options(request: Request, extra_ranks: dict[str, int]) -> BudgetOptions:
+def chosen_logits(request: Request, target: Target) -> str:
+    """Which logits a decoder gives, "last" or "all"; auto: what the device's genai can read."""
+    from slc.compiler.passes.last_logits import GENAI_MIN
+    from slc.targets.target import version_tuple
+
+    if request.logits != "auto":
+        return request.logits
+    genai = target.genai_min
+    return "last" if genai is None or version_tuple(genai) >= version_tuple(GENAI_MIN) else "all"
+
+
+def budget_options(request: Request, target: Target, extra_ranks: dict[str, int]) -> BudgetOptions:
     """What the budget stage is asked, with the rank of task adapters by Linear name."""
     from slc.compiler.budget import BudgetOptions
     from slc.compiler.budget.sizes import parse_size
@@ -94,7 +112,7 @@ def budget_options(request: Request, extra_ranks: dict[str, int]) -> BudgetOptio
         max_latency_ms=request.max_latency,
         extra_adapter_ranks=extra_ranks,
         adapter_values=request.adapter_values,
-        logits=request.logits,
+        logits=chosen_logits(request, target),
     )
 
 

@@ -19,7 +19,6 @@ import signal
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,17 +26,15 @@ from shutil import which
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 import pytest
 from cpp_app import build_app, run_app, zig, zig_options
+from moved_inputs import rounding, with_scaled_inputs, without_the_last_byte
 from native_kernels import run
 
 from slc.compiler import export
 from slc.compiler.artifact import elf
 from slc.compiler.artifact.artifact import Artifact
-from slc.compiler.artifact.dense import gamma
-from slc.compiler.artifact.linear_check import our_nodes
-from slc.compiler.artifact.sessions import quiet_options, session_in_place
+from slc.compiler.artifact.sessions import quiet_options
 from slc.compiler.artifact.tolerance import SEEDS, check_output
 from slc.targets import load
 from slc.targets.target import version_tuple
@@ -110,41 +107,6 @@ class Exported:
     moved: list[np.ndarray]
 
 
-def scale_inputs(model: ir.Model, factors: Callable[[int], np.ndarray]) -> None:
-    """Gives each of our products X·factors(K) for X, in place."""
-    for index, node in enumerate(our_nodes(model)):
-        if node.op_type == "ConcatAdapterUp":
-            continue  # its input comes from a ConcatAdapterDown
-        k = (
-            node.attributes["K"].as_int()
-            if node.op_type == "BitmapSparseGemm"
-            else int(node.inputs[3].shape[1])
-        )
-        constant = ir.node("Constant", [], {"value": ir.tensor(factors(k).astype(np.float32))})
-        product = ir.node("Mul", [node.inputs[0], constant.outputs[0]])
-        for made in (constant, product):
-            made.outputs[0].name = f"scaled_{index}_{made.op_type}"
-        model.graph.insert_before(node, [constant, product])
-        node.replace_input_with(0, product.outputs[0])
-
-
-def rounding(seed: int) -> Callable[[int], np.ndarray]:
-    """1 ± γₖ for every column, with signs drawn anew.
-
-    A computed sum of K products is the exact one for inputs that are moved by at most γₖ each
-    (compiler/artifact/dense.py has it for weights), so in whatever order a processor adds, it does
-    no more to the output. Moved inputs round to another int8 as often as those of a processor do,
-    which moved weights do not.
-    """
-    rng = np.random.default_rng(seed)
-    return lambda k: 1 + rng.choice([-1, 1], k) * gamma(k)
-
-
-def without_the_last_byte(k: int) -> np.ndarray:
-    """What a kernel does that forgets the columns of the last mask byte."""
-    return np.arange(k) < k - 8
-
-
 def feeds(session: Any, tokens: tuple[int, ...]) -> dict[str, np.ndarray]:
     """What cpp_app makes of these ids."""
     ids = np.array([tokens], np.int64)
@@ -156,24 +118,16 @@ def feeds(session: Any, tokens: tuple[int, ...]) -> dict[str, np.ndarray]:
     return {entry.name: made[entry.name] for entry in session.get_inputs()}
 
 
-def first_output(session: Any, ids: tuple[int, ...]) -> np.ndarray:
-    return session.run([session.get_outputs()[0].name], feeds(session, ids))[0]
-
-
-def with_scaled_inputs(
-    folder: Path, ids: tuple[int, ...], factors: Callable[[int], np.ndarray]
-) -> np.ndarray:
-    artifact = Artifact.open(folder)
-    model = artifact.model()
-    scale_inputs(model, factors)
-    options = artifact.session_options(quiet_options())
-    return first_output(session_in_place(model, folder, options, artifact.providers()), ids)
+def own_session(folder: Path) -> Any:
+    return Artifact.open(folder).session(sess_options=quiet_options())
 
 
 def exported(folder: Path, ids: tuple[int, ...]) -> Exported:
     """What this machine's session gives, and what rounding may do to it."""
-    here = first_output(Artifact.open(folder).session(sess_options=quiet_options()), ids)
-    moved = [with_scaled_inputs(folder, ids, rounding(seed)) for seed in SEEDS]
+    session = own_session(folder)
+    inputs = feeds(session, ids)
+    here = session.run([session.get_outputs()[0].name], inputs)[0]
+    moved = [with_scaled_inputs(folder, inputs, rounding(seed)) for seed in SEEDS]
     return Exported(folder, ids, here, moved)
 
 
@@ -267,7 +221,8 @@ def test_encoder(
 @pytest.mark.parametrize("device", ENCODERS)
 def test_a_wrong_kernel_would_be_found(device: str, encoders: dict[str, Exported]) -> None:
     made = encoders[device]
-    wrong = with_scaled_inputs(made.folder, made.ids, without_the_last_byte)
+    inputs = feeds(own_session(made.folder), made.ids)
+    wrong = with_scaled_inputs(made.folder, inputs, without_the_last_byte)
     assert not check_output("first output", "wrong", wrong, made.here, made.moved).passed
 
 

@@ -1,4 +1,7 @@
-"""The wheel, in an environment without a compiler: it exports for a board."""
+"""The wheel, in an environment without a compiler: it exports for a board.
+
+On the oldest Python that slc supports where there is one, without any extra.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from environments import environment, interpreter
 from test_cli import mlp
 
 from slc.compiler.artifact import elf
@@ -33,13 +37,13 @@ def test_a_wheel_exports_for_arm_without_a_compiler(tmp_path: Path) -> None:
             assert tuple(map(int, needed.split("."))) <= (2, 28)
 
     model = mlp(tmp_path / "model.onnx")
-    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
-    python = tmp_path / "venv/bin/python"
-    subprocess.run([python, "-m", "pip", "install", "-q", wheel], check=True, timeout=900)
+    oldest = interpreter((3, 10), (3, 10)) or sys.executable
+    python = environment(tmp_path / "venv", oldest, str(wheel))
     bare = {"PATH": str(tmp_path / "nothing"), "HOME": str(tmp_path)}
     for command in (
         ["export", model, "--device", "raspberry-pi-4", "--density", "0.5", "-o", tmp_path / "out"],
         ["verify", tmp_path / "out"],
+        ["verify", tmp_path / "out", "--checksums"],
         ["doctor"],
     ):
         slc = [python, "-m", "slc.compiler.cli", *command]

@@ -29,6 +29,7 @@ from slc.compiler.artifact.this_machine import (
     parts,
 )
 from slc.compiler.errors import ArtifactError
+from slc.compiler.passes.last_logits import gives_last_logits
 
 __all__ = ["Diagnosis", "Finding", "diagnose", "doctor", "explain"]
 
@@ -75,9 +76,10 @@ def _examine(artifact: Artifact) -> list[Finding]:
     is_genai = (artifact.path / "genai_config.json").is_file()
     problems = artifact.check()
     findings = [_of_problem(artifact, problem) for problem in problems]
-    findings += check_runtime(artifact.manifest, is_genai=is_genai)
     own = artifact.path / (artifact.manifest["op_library"]["file"] or LIBRARY_FILE)
     sound = not any(problem.startswith("model.onnx") for problem in problems)
+    last_logits = is_genai and sound and gives_last_logits(artifact.model())
+    findings += check_runtime(artifact.manifest, is_genai=is_genai, last_logits=last_logits)
     if not any(problem.startswith(f"{own.name} ") for problem in problems):
         needed = sound and artifact.needs_op_library
         findings += _check_library(artifact, own, needed=needed)

@@ -12,11 +12,12 @@ from typing import Any
 
 from slc.compiler.artifact import cuda_images
 from slc.compiler.artifact.findings import Finding
+from slc.compiler.passes.last_logits import GENAI_MIN as LAST_LOGITS_GENAI
 from slc.targets import TargetError, load
 
 Json = Mapping[str, Any]
 
-GENAI_MIN = "0.11"  # older ones look for custom_ops_library in the working directory only
+GENAI_MIN = "0.9.1"  # older ones look for custom_ops_library in the working directory only
 CUDA_PROVIDER = "CUDAExecutionProvider"
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 _GENAI = ("onnxruntime-genai", "onnxruntime-genai-cuda")
@@ -52,8 +53,16 @@ def facts(library: Path | None) -> dict[str, str]:
     return found
 
 
-def check_runtime(manifest: Json | None, *, is_genai: bool) -> Iterator[Finding]:
-    """The installed packages, against what the artifact's manifest asks for."""
+def check_runtime(
+    manifest: Json | None, *, is_genai: bool, last_logits: bool = False
+) -> Iterator[Finding]:
+    """The installed packages, against what the artifact asks for.
+
+    Args:
+      manifest: of the artifact, None without one.
+      is_genai: whether it is a model folder of onnxruntime-genai.
+      last_logits: whether its graph gives those of each sequence's last token only.
+    """
     installed = {name: version(name) for name in _RUNTIMES if version(name)}
     found = next(iter(installed.values()), None)
     if found is None:
@@ -79,11 +88,24 @@ def check_runtime(manifest: Json | None, *, is_genai: bool) -> Iterator[Finding]
     if manifest["provider"] == "cuda" and here and found is not None:
         yield from _check_cuda()
     genai = version(*_GENAI)
-    if is_genai and genai is not None and parts(genai) < parts(GENAI_MIN):
+    if is_genai and genai is not None:
+        yield from genai_problems(genai, last_logits=last_logits)
+
+
+def genai_problems(genai: str, *, last_logits: bool) -> Iterator[Finding]:
+    """What an onnxruntime-genai of that version can't do with a decoder's artifact."""
+    if parts(genai) < parts(GENAI_MIN):
         yield Finding(
             "error",
             f"onnxruntime-genai {genai} does not find the op library beside the model",
             f"install onnxruntime-genai {GENAI_MIN} or newer",
+        )
+    elif last_logits and parts(genai) < parts(LAST_LOGITS_GENAI):
+        yield Finding(
+            "error",
+            f"onnxruntime-genai {genai} wants the logits of every token, and the graph gives those "
+            "of the last one",
+            f"install onnxruntime-genai {LAST_LOGITS_GENAI} or newer, or export with --logits all",
         )
 
 

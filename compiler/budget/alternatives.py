@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from slc.compiler.budget.candidates import runs_nbits
+from slc.compiler.budget.candidates import INT8_ORT, runs_nbits
 from slc.compiler.budget.choice import Choice
 from slc.compiler.budget.encodings import FLOAT_LEVEL, dense_choice, nbits_choice
 from slc.compiler.budget.menu_errors import predicted_error
@@ -137,7 +137,9 @@ def _nbits(
         group = next((g for g in TABLE_GROUPS if linear.K % g == 0), linear.K)
     readers = [linear] if head is None else [linear, head]
     if not all(runs_nbits(stage.target, stage.graph, one, encoding, group) for one in readers):
-        return dense_choice(linear, f"onnxruntime has no {encoding} for it")
+        old = encoding == "int8" and not stage.target.ort_at_least(INT8_ORT)
+        reason = f"MatMulNBits of 8 bits wants onnxruntime {INT8_ORT}" if old else None
+        return dense_choice(linear, reason or f"onnxruntime has no {encoding} for it")
     own = min(rank, linear.N, linear.K) if linear.kind == "linear" else 0
     return nbits_choice(
         linear, encoding, group, rank=own, adapter_type="i8",

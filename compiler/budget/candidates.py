@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from slc.targets import Target
 
 INT4_ORT = "1.17"  # MatMulNBits of 4 bits
-INT8_ORT = "1.23"  # and of 8: refused by 1.19.2
+INT8_ORT = "1.22"  # and of 8: 1.21.1 refuses it
 NBITS_GROUPS = (16, 32, 64, 128)
 FULL_GROUP = 64  # columns per scale of our blobs, or a multiple
 

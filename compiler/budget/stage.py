@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from slc.compiler.budget.best import Best, Chooser
-from slc.compiler.budget.candidates import Offer, structured_names
+from slc.compiler.budget.candidates import INT8_ORT, Offer, structured_names
 from slc.compiler.budget.choice import Choice
 from slc.compiler.budget.cost import CostModel, cost_model, decode_cost, not_modelled
 from slc.compiler.budget.cost_plan import CostPlan
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from slc.compiler.structure.menu import Prices
     from slc.targets import Target
 
-INT8_HEAD_ORT = "1.23"  # MatMulNBits of 8 bits runs there and is refused by 1.19.2
 DEFAULT_GAMMA = 0.5  # of SALAAD's allocation
 
 
@@ -64,7 +63,7 @@ class Stage:
         self._source, self._target, self._options = source, target, options
         self._workload, self._storage = workload, storage
         self.allowed = options.mem_bytes or target.usable_bytes
-        head = options.head if target.ort_at_least(INT8_HEAD_ORT) else "bitmap"
+        head = options.head if target.ort_at_least(INT8_ORT) else "bitmap"
         self._encoder = Encoder(
             storage, self._ceilings(), options.extra_adapter_ranks, head,
             tied_heads(source.linears),

@@ -30,7 +30,7 @@ def command(
     max_latency: opt.MaxLatency = None,
     context: opt.Context = None,
     batch: opt.Batch = 1,
-    logits: opt.Logits = "last",
+    logits: opt.Logits = "auto",
     provider: opt.Provider = None,
     method: opt.Method = None,
     calibrate: opt.Calibrate = None,

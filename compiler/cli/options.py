@@ -75,7 +75,8 @@ Batch = Annotated[int, typer.Option(help="Sequences at a time.")]
 Logits = Annotated[
     str,
     typer.Option(
-        help="Of a decoder: last (each sequence's last token, what generating text reads) or all."
+        help="Of a decoder: last (each sequence's last token, what generating text reads) or all; "
+        "auto is last, or all where the device's onnxruntime-genai wants that."
     ),
 ]
 Provider = Annotated[

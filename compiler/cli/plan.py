@@ -26,7 +26,7 @@ def command(
     max_latency: opt.MaxLatency = None,
     context: opt.Context = None,
     batch: opt.Batch = 1,
-    logits: opt.Logits = "last",
+    logits: opt.Logits = "auto",
     provider: opt.Provider = None,
     adapter: opt.Adapter = None,
     adapter_slots: opt.AdapterSlots = 0,

@@ -22,9 +22,9 @@ from slc.compiler.frontends import onnx_file
 if TYPE_CHECKING:
     from slc.targets import Target
 
-# The lowest version known to run the builder's graph (opset 21/22, IR 10, GroupQueryAttention of
-# com.microsoft with these inputs); 1.17.3 and 1.19.2 refuse to load it.
-ORT_MIN = "1.23"
+# The oldest that runs the builder's graph (opset 22, IR 10, GroupQueryAttention of com.microsoft
+# with these inputs), as tests/support_matrix finds; 1.20.1 refuses the opset.
+ORT_MIN = "1.21"
 
 # Without windowed caches, layers of local attention keep the whole context like the others: the
 # graph then runs in a plain session too, and on versions that don't know sliding_window_cache.
@@ -45,7 +45,7 @@ def check_target(target: Target | None) -> None:
     if target is not None and _version(target.ort_min) < _version(ORT_MIN):
         raise RequestError(
             f"device {target.name!r} promises onnxruntime {target.ort_min} and a decoder language "
-            f"model's graph (GroupQueryAttention, opset 21, IR version 10) needs {ORT_MIN} or "
+            f"model's graph (GroupQueryAttention, opset 22, IR version 10) needs {ORT_MIN} or "
             "newer: choose a device profile with a newer onnxruntime, or an encoder"
         )
 

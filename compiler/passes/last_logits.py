@@ -9,7 +9,8 @@ Rules:
      f32 of 2048 tokens and 128 256 words.
   2. onnxruntime-genai pads a batch on its right, so that "last" is for the mask to say. A mask that
      is all off there, or longer than what is there, makes it the last position.
-  3. onnxruntime-genai 0.13 and newer see by dimension 1 of the output that it is so.
+  3. onnxruntime-genai sees by dimension 1 of the output that it is so, from GENAI_MIN on; older
+     ones want the logits of every token.
   4. Left alone: a graph without an output `logits` of three dimensions whose second is open, and
      one whose path from a product to that output is not one of element-wise operators.
 """
@@ -26,6 +27,7 @@ from slc.compiler.passes.lowering import add_initializer
 
 _PRODUCTS = frozenset({"MatMul", "Gemm", "BitmapSparseGemm", "MatMulNBits"})
 _ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Tanh", "Cast", "Where", "Identity"})
+GENAI_MIN = "0.12.2"  # tests/support_matrix: 0.12.1 refuses the shape of the logits
 _OPSET_MIN = 15  # Shape with a range
 
 

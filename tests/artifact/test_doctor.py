@@ -133,6 +133,22 @@ def test_genai_too_old(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "onnxruntime-genai 0.8.3" in only(doctor(out)).what
 
 
+def test_genai_too_old_for_the_last_logits_alone(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = this_machine.version
+    monkeypatch.setattr(
+        this_machine, "version", lambda *p: "0.11.4" if "genai" in p[0] else version(*p)
+    )
+    (out / "genai_config.json").write_text("{}")
+    edit(out, lambda m: None)
+    assert doctor(out) == []
+    monkeypatch.setattr("slc.compiler.artifact.doctor.gives_last_logits", lambda model: True)
+    finding = only(doctor(out))
+    assert "0.11.4 wants the logits of every token" in finding.what
+    assert "--logits all" in finding.fix
+
+
 def test_cuda_without_cuda(out: Path) -> None:
     shutil.copyfile(slc.ops.library_path(), out / "libslc_ops_cuda.so")
     edit(out, lambda m: m.update(provider="cuda"))

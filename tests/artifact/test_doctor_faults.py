@@ -88,7 +88,7 @@ FAULTS: dict[Stage, tuple[str, str]] = {
     corrupt_blob: ("first.packed are damaged: ", "copy the artifact again"),
     no_cuda_provider: ("no CUDA provider", "install onnxruntime-gpu"),
     manifest_altered: ("manifest.json was altered: it says value type i4", "copy the manifest"),
-    genai_too_old: ("onnxruntime-genai 0.8.3 does not find", "onnxruntime-genai 0.11 or newer"),
+    genai_too_old: ("onnxruntime-genai 0.8.3 does not find", "onnxruntime-genai 0.9.1 or newer"),
     unreadable_file: ("model.onnx.data can't be read: Permission denied", "chmod"),
 }
 

@@ -17,6 +17,9 @@ import slc.ops
 from slc.compiler import export
 from slc.compiler.errors import RequestError
 from slc.compiler.passes.last_logits import LastLogits, gives_last_logits
+from slc.compiler.request import make_request
+from slc.compiler.request_plan import chosen_logits
+from slc.targets import load
 
 GENAI = """
 import json, sys, onnxruntime_genai as og
@@ -106,3 +109,17 @@ def test_what_is_no_decoder_is_left_alone() -> None:
 def test_another_word_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="--logits"):
         export(tiny_llama, tmp_path / "out", logits="some")
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "wanted"),
+    [
+        ("x86-64-avx2", "auto", "last"),
+        ("jetson", "auto", "all"),  # its onnxruntime goes with genai 0.11
+        ("jetson", "last", "last"),
+        ("raspberry-pi-5", "all", "all"),
+        ("snapdragon-8-gen-3", "auto", "last"),  # no genai to reckon with
+    ],
+)
+def test_the_device_decides_which_logits(device: str, asked: str, wanted: str) -> None:
+    assert chosen_logits(make_request({"logits": asked}), load(device)) == wanted
