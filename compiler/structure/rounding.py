@@ -100,7 +100,7 @@ def _descend(
 ) -> F32:
     """One visit to each column of a block; Q changes in place. Its change, f32 [block, N]."""
     # Transposed: what is visited together lies together.
-    q, g = np.ascontiguousarray(Q[:, columns].T), np.ascontiguousarray(G.T)
+    q, g = Q[:, columns].T.copy(), G.T.copy()  # G itself changes by one product afterwards
     allowed = None if mask is None else np.ascontiguousarray(mask[:, columns].T)
     change = np.empty_like(q)
     for i, j in enumerate(range(columns.start, columns.stop)):
