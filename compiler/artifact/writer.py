@@ -20,6 +20,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from slc.compiler.block_tensor import BlockTensor
 from slc.compiler.errors import ModelError, PostconditionError
 from slc.compiler.frontends.onnx_file import TOLERATED
 from slc.compiler.progress import Progress
@@ -169,12 +170,13 @@ def _evaluated(
 ) -> Iterator[ir.TensorProtocol | None]:
     """The tensors in their order, each lazy one evaluated once.
 
-    Several at a time, of AHEAD_BYTES together at most; a larger one by itself.
+    Several at a time, of AHEAD_BYTES together at most; a larger one by itself, and not at all where
+    it can be written block by block.
     """
     waiting: deque[tuple[int, Future[ir.TensorProtocol]]] = deque()
     distinct: dict[int, ir.LazyTensor] = {}
     for tensor in tensors:
-        if isinstance(tensor, ir.LazyTensor):
+        if isinstance(tensor, ir.LazyTensor) and not _by_blocks(tensor):
             distinct.setdefault(id(tensor), tensor)
     queue = deque(distinct.values())
     held = 0
@@ -195,6 +197,10 @@ def _evaluated(
             held -= size
 
 
+def _by_blocks(tensor: ir.TensorProtocol) -> bool:
+    return isinstance(tensor, BlockTensor) and tensor.nbytes > AHEAD_BYTES
+
+
 def _append(file: BinaryIO, tensor: ir.TensorProtocol, source: ir.TensorProtocol, name: str) -> int:
     """Writes the bytes of `tensor`, which `source` has, at the next aligned offset; returns it."""
     alignment = PAGE_BYTES if tensor.nbytes >= LARGE_BYTES else ALIGNMENT_BYTES
@@ -202,6 +208,9 @@ def _append(file: BinaryIO, tensor: ir.TensorProtocol, source: ir.TensorProtocol
     offset = file.tell()
     if isinstance(source, ir.ExternalTensor):
         _copy_range(file, source)
+    elif isinstance(source, BlockTensor):
+        for block in source.blocks():
+            file.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
     else:
         _write_array(file, source)
     if file.tell() - offset != tensor.nbytes:

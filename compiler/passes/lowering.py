@@ -35,6 +35,7 @@ class Lowering:
       weight: reads W: [N, K] f32 of a Linear from the source.
       adapters: task adapters that are concatenated statically, by Linear name.
       menu: codes of the dense options, and corrections of theirs; None when there is none.
+      blocks: reads W of a Linear in pieces, rows below rows; None where `weight` is all there is.
       adapter_slots: pairs of overridable initializers per Linear for adapters loaded at run time.
     """
 
@@ -45,6 +46,7 @@ class Lowering:
     adapters: dict[str, list[Adapter]] = dataclasses.field(default_factory=dict)
     menu: Menu | None = None
     adapter_slots: int = 0
+    blocks: Callable[[Linear], Iterator[F32Array]] | None = None
 
     def chosen(self, *encodings: str) -> Iterator[tuple[Linear, Choice]]:
         """Linears with one of the encodings, in graph order."""
@@ -59,6 +61,12 @@ class Lowering:
             matrix = self.weight(linear)  # density 1 of a weight that was never decomposed
             return matrix, np.ones(matrix.shape, dtype=np.bool_)
         return self.checkpoint.placed(linear.name, choice.nnz, choice.rank)
+
+    def stored(self, linear: Linear, choice: Choice) -> npt.NDArray[np.bool_]:
+        """The mask of `sparse` alone, which is quicker to have."""
+        if self.checkpoint is None or linear.name not in self.checkpoint.names:
+            return np.ones((linear.N, linear.K), dtype=np.bool_)
+        return self.checkpoint.mask(linear.name, choice.nnz)
 
     def grid(self, linear: Linear, choice: Choice) -> Grid | None:
         """The grid that S was rounded to for just this choice; None: encoding finds its own."""
@@ -79,6 +87,15 @@ class Lowering:
                 return stored
         bits = BITS_OF[choice.encoding]
         return round_matrix(self.weight(linear), bits=bits, group=choice.group)
+
+    def code_blocks(self, linear: Linear, choice: Choice) -> Iterator[DenseCodes]:
+        """The same, rows below rows: an embedding's W need never be whole in memory."""
+        stored = self.menu is not None and linear.name in self.menu.linears
+        if stored or self.blocks is None:
+            yield self.codes(linear, choice)
+            return
+        for W in self.blocks(linear):
+            yield round_matrix(W, bits=BITS_OF[choice.encoding], group=choice.group)
 
     def residual(self, linear: Linear, choice: Choice) -> list[Adapter]:
         """The residual adapter at the chosen rank, as a list of none or one."""

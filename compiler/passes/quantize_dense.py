@@ -16,10 +16,13 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from slc.compiler.block_tensor import BlockTensor
 from slc.compiler.budget.choice import Choice
 from slc.compiler.linear import Linear
 from slc.compiler.passes.gemm_bias import beta, scaled
@@ -60,16 +63,27 @@ def _table(
 ) -> tuple[ir.Value, ir.Value]:
     bits = BITS_OF[choice.encoding]
     blocks = -(-linear.K // choice.group)
+    kept: list[npt.NDArray[np.float32]] = []  # scales that came with the values just written
 
-    def values() -> ir.TensorProtocol:
-        return ir.Tensor(lowering.codes(linear, choice).packed())
+    def values() -> Iterator[npt.NDArray[np.uint8]]:
+        made = []
+        for codes in lowering.code_blocks(linear, choice):
+            made.append(codes.scales * np.float32(linear.alpha))
+            yield codes.packed()
+        kept[:] = made
 
-    def scales() -> ir.TensorProtocol:
-        return ir.Tensor(lowering.codes(linear, choice).scales * np.float32(linear.alpha))
+    def scales() -> Iterator[npt.NDArray[np.float32]]:
+        if kept:
+            made = list(kept)
+            kept.clear()
+            yield from made
+            return
+        for codes in lowering.code_blocks(linear, choice):
+            yield codes.scales * np.float32(linear.alpha)
 
     shape = [linear.N, blocks, block_bytes(bits, choice.group)]
-    q_tensor = ir.LazyTensor(values, dtype=ir.DataType.UINT8, shape=ir.Shape(shape))
-    s_tensor = ir.LazyTensor(scales, dtype=ir.DataType.FLOAT, shape=ir.Shape([linear.N, blocks]))
+    q_tensor = BlockTensor(values, ir.DataType.UINT8, ir.Shape(shape))
+    s_tensor = BlockTensor(scales, ir.DataType.FLOAT, ir.Shape([linear.N, blocks]))
     return (
         add_initializer(model, f"{linear.name}.{choice.encoding}", q_tensor),
         add_initializer(model, f"{linear.name}.scales", s_tensor),
