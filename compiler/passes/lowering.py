@@ -59,13 +59,13 @@ class Lowering:
         """S: [N, K] at the chosen nnz and the mask of what it stores."""
         if self.checkpoint is None or linear.name not in self.checkpoint.names:
             matrix = self.weight(linear)  # density 1 of a weight that was never decomposed
-            return matrix, np.ones(matrix.shape, dtype=np.bool_)
+            return matrix, np.broadcast_to(np.True_, matrix.shape)  # which takes no memory
         return self.checkpoint.placed(linear.name, choice.nnz, choice.rank)
 
     def stored(self, linear: Linear, choice: Choice) -> npt.NDArray[np.bool_]:
         """The mask of `sparse` alone, which is quicker to have."""
         if self.checkpoint is None or linear.name not in self.checkpoint.names:
-            return np.ones((linear.N, linear.K), dtype=np.bool_)
+            return np.broadcast_to(np.True_, (linear.N, linear.K))
         return self.checkpoint.mask(linear.name, choice.nnz)
 
     def grid(self, linear: Linear, choice: Choice) -> Grid | None:
