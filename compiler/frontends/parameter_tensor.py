@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from slc.compiler.block_tensor import BlockTensor
+from slc.compiler.block_tensor import BlockTensor, Piece
 
 _BLOCK_BYTES = 8 << 20  # of rows, which lie together in the file
-_COLUMN_BLOCK_BYTES = 96 << 20  # of columns: each block walks the file from its start to its end
+_TRANSPOSED_ROWS = 256  # at a time: what is read and what is written both stay in the cache
+_COLUMN_BLOCK_BYTES = 64 << 20  # of columns: each block walks the file from its start to its end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +59,7 @@ class ParameterTensor(BlockTensor):
     ) -> None:
         rows = sum(part.rows for part in parts)
         shape = (columns, rows) if transposed else (rows, columns)
-        super().__init__(self._blocks, dtype, ir.Shape(shape), name=name)
+        super().__init__(self._pieces, dtype, ir.Shape(shape), name=name)
         self.parts = tuple(parts)
         self.transposed = transposed
         self.columns = columns
@@ -89,7 +91,9 @@ class ParameterTensor(BlockTensor):
             # A map of its own for every block: the pages it touched are given back with it.
             shape = (part.rows, self.columns)
             mapped = np.memmap(part.path, part.numpy_dtype, "r", part.offset, shape)
-            out[:, at : at + part.rows] = mapped[:, start:stop].T
+            for row in range(0, part.rows, _TRANSPOSED_ROWS):
+                some = mapped[row : row + _TRANSPOSED_ROWS, start:stop]
+                out[:, at + row : at + row + len(some)] = some.T
             at += part.rows
         return out
 
@@ -106,8 +110,8 @@ class ParameterTensor(BlockTensor):
         step = max(1, size * rows // max(1, self.nbytes))
         return ((start, min(rows, start + step)) for start in range(0, rows, step))
 
-    def _blocks(self) -> Iterator[np.ndarray]:
-        return (self.rows(start, stop) for start, stop in self.row_blocks())
+    def _pieces(self) -> Iterator[Piece]:
+        return (partial(self.rows, start, stop) for start, stop in self.row_blocks())
 
     def _between(self, start: int, stop: int) -> Iterator[tuple[FileRows, int, int, int]]:
         """(part, its first row, one past its last, where that is) of rows [start, stop)."""

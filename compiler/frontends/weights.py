@@ -10,17 +10,20 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
+from slc.compiler.block_tensor import Piece
 from slc.compiler.errors import ModelError
 from slc.compiler.frontends.parameter_tensor import ParameterTensor
 from slc.compiler.frontends.source import Source
 from slc.compiler.linear import Linear
 
 _BLOCK_BYTES = 8 << 20  # read at once: large enough for the disk, small beside any matrix
+_TRANSPOSED_ROWS = 16  # at a time: a cache line of the transpose
 _MATRIX_BLOCK_BYTES = 32 << 20  # of W in f32, where it is worked on in pieces
 
 FLOAT_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
@@ -88,19 +91,19 @@ def matrix(tensor: ir.TensorProtocol, transposed: bool) -> np.ndarray:
     return out
 
 
-def matrix_blocks(tensor: ir.TensorProtocol, transposed: bool) -> Iterator[np.ndarray]:
-    """Reads what `matrix` does in pieces: float32 [rows, K] each, rows below rows.
+def matrix_pieces(tensor: ir.TensorProtocol, transposed: bool) -> Iterator[Piece]:
+    """Each reads some rows of what `matrix` does: float32 [rows, K], rows below rows.
 
     What is computed when it is read comes in one piece.
     """
     rows, columns = (int(d) for d in tensor.shape.numpy())
     N, K = (columns, rows) if transposed else (rows, columns)
     if not isinstance(tensor, (ir.ExternalTensor, ParameterTensor)):
-        yield matrix(tensor, transposed)
+        yield partial(matrix, tensor, transposed)
         return
     step = max(1, _MATRIX_BLOCK_BYTES // (4 * K))
     for start in range(0, N, step):
-        yield _source_rows(tensor, transposed, start, min(N, start + step))
+        yield partial(_source_rows, tensor, transposed, start, min(N, start + step))
 
 
 def _source_rows(
@@ -117,7 +120,10 @@ def _source_rows(
     dtype = np.dtype(tensor.dtype.numpy())
     # Columns of the file: a short-lived map touches only their pages, and gives them back.
     mapped = np.memmap(tensor.path, dtype, mode="r", offset=tensor.offset or 0, shape=shape)
-    return np.ascontiguousarray(mapped[:, start:stop].T, np.float32)
+    out = np.empty((stop - start, shape[0]), np.float32)
+    for row in range(0, shape[0], _TRANSPOSED_ROWS):
+        out.T[row : row + _TRANSPOSED_ROWS] = mapped[row : row + _TRANSPOSED_ROWS, start:stop]
+    return out
 
 
 def weight_array(source: Source, linear: Linear) -> np.ndarray:

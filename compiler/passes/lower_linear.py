@@ -60,9 +60,14 @@ def _packed_tensor(lowering: Lowering, linear: Linear, choice: Choice) -> ir.Laz
     group, layout = choice.group, choice.layout
     encoding: bitmap.Encoding = "delta" if choice.encoding == "delta" else "bitmap"
     if value_type == "i4" or encoding == "delta" or layout == "tiles":
-        mask = lowering.stored(linear, choice)
-        size = bitmap.blob_bytes(mask, value_type, group, encoding=encoding, layout=layout)
-        del mask
+        by_word = encoding == "bitmap" and layout != "tiles"
+        counts = lowering.word_counts(linear, choice) if by_word else None
+        if counts is not None:
+            size = bitmap.counted_bytes(counts, linear.K, value_type, group, layout=layout)
+        else:
+            mask = lowering.stored(linear, choice)
+            size = bitmap.blob_bytes(mask, value_type, group, encoding=encoding, layout=layout)
+            del mask
     else:
         size = bitmap.encoded_bytes(linear.N, linear.K, choice.nnz, value_type, group)
 

@@ -32,6 +32,7 @@ from slc.compiler.structure.stored_grid import StoredGrid
 from slc.ops.blob_sections import CODEBOOK_ENTRIES
 
 _BLOCK_ELEMS = 1 << 22
+_INDEX_BLOCK_ELEMS = 1 << 20  # in 64 bits they stay in the cache
 _SAFETENSORS_TYPES = {"float32": "F32", "uint32": "U32", "uint64": "U64", "int8": "I8"}
 
 
@@ -199,6 +200,18 @@ class StructuredCheckpoint:
         entry = self.entry(name)
         return self._mask(entry, self._index(entry, nnz))
 
+    def word_counts(self, name: str, nnz: int | None = None) -> npt.NDArray[np.uint8]:
+        """How many of each 64 columns of a row are stored, u8 [N, K/64]; K is a multiple of 64."""
+        entry = self.entry(name)
+        index = self._index(entry, nnz)
+        words = entry.linear.numel // 64
+        counts = np.zeros(words, np.int64)
+        for at in _in_blocks(index.size):
+            counts += np.bincount(index[at] >> index.dtype.type(6), minlength=words)
+        if counts.max(initial=0) > 64:
+            raise self._damaged(entry, "a position in S.index twice")
+        return counts.astype(np.uint8).reshape(entry.N, -1)
+
     def sparse_matrix(self, name: str, nnz: int | None = None, rank: int | None = None) -> F32:
         """S of `placed` alone."""
         return self.placed(name, nnz, rank)[0]
@@ -349,7 +362,8 @@ class StructuredCheckpoint:
 
 def _in_blocks(size: int) -> Iterator[slice]:
     """Blocks of an index: numpy would turn it whole into 64 bits a position to assign by it."""
-    return (slice(at, at + _BLOCK_ELEMS) for at in range(0, size, _BLOCK_ELEMS))
+    step = _INDEX_BLOCK_ELEMS
+    return (slice(at, at + step) for at in range(0, size, step))
 
 
 def tensor_shapes(

@@ -98,7 +98,7 @@ def test_nothing_is_other_than_the_builder_makes_it(built: Path, name: str) -> N
         assert (given.dtype, given.shape) == (wanted.dtype, wanted.shape), key
         assert given.tobytes() == wanted.tobytes(), key
         if isinstance(given, ParameterTensor):
-            blocks = b"".join(np.ascontiguousarray(b).tobytes() for b in given.blocks())
+            blocks = b"".join(np.ascontiguousarray(p()).tobytes() for p in given.pieces())
             assert blocks == wanted.tobytes(), key
     # All that multiplies is read from the model's own files: nothing holds the weights twice.
     assert {key for key, value in whole.graph.initializers.items()
