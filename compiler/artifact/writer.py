@@ -170,13 +170,13 @@ def _evaluated(
 ) -> Iterator[ir.TensorProtocol | None]:
     """The tensors in their order, each lazy one evaluated once.
 
-    Several at a time, of AHEAD_BYTES together at most, and one larger than that beside them; not at
-    all where a large one can be written block by block.
+    Several at a time, of AHEAD_BYTES together at most, and one larger than that beside them. Not at
+    all what can be written piece by piece, which has its own threads and comes when its turn is.
     """
     waiting: deque[tuple[int, Future[ir.TensorProtocol]]] = deque()
     distinct: dict[int, ir.LazyTensor] = {}
     for tensor in tensors:
-        if isinstance(tensor, ir.LazyTensor) and not _by_blocks(tensor):
+        if isinstance(tensor, ir.LazyTensor) and not isinstance(tensor, BlockTensor):
             distinct.setdefault(id(tensor), tensor)
     queue = deque(distinct.values())
     with ThreadPoolExecutor(usable_cores()) as pool:
@@ -199,10 +199,6 @@ def _fits(size: int, waiting: Sequence[int]) -> bool:
     if size > AHEAD_BYTES:
         return all(other <= AHEAD_BYTES for other in waiting)
     return size + sum(other for other in waiting if other <= AHEAD_BYTES) <= AHEAD_BYTES
-
-
-def _by_blocks(tensor: ir.TensorProtocol) -> bool:
-    return isinstance(tensor, BlockTensor) and tensor.nbytes > AHEAD_BYTES
 
 
 def _append(file: BinaryIO, tensor: ir.TensorProtocol, source: ir.TensorProtocol, name: str) -> int:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from slc.compiler.errors import ModelError, RequestError
 from slc.compiler.structure.decomposition import F32, tail_cuts
-from slc.compiler.structure.ordering import Index, index_dtype
+from slc.compiler.structure.ordering import Index, index_dtype, positions
 from slc.compiler.structure.records import (
     ASSETS_FOLDER,
     BASE_FOLDER,
@@ -32,7 +32,6 @@ from slc.compiler.structure.stored_grid import StoredGrid
 from slc.ops.blob_sections import CODEBOOK_ENTRIES
 
 _BLOCK_ELEMS = 1 << 22
-_INDEX_BLOCK_ELEMS = 1 << 20  # in 64 bits they stay in the cache
 _SAFETENSORS_TYPES = {"float32": "F32", "uint32": "U32", "uint64": "U64", "int8": "I8"}
 
 
@@ -151,8 +150,8 @@ class StructuredCheckpoint:
         """Bool [N, K], true at `index`, which must have each position once."""
         mask = np.zeros((entry.N, entry.K), np.bool_)
         flat = mask.reshape(-1)
-        for at in _in_blocks(index.size):
-            flat[index[at].astype(np.intp)] = True
+        for _, places in positions(index):
+            flat[places] = True
         if np.count_nonzero(mask) != index.size:
             raise self._damaged(entry, "a position in S.index twice")
         return mask
@@ -188,8 +187,8 @@ class StructuredCheckpoint:
         value = self._value(entry, index, rank)
         S = np.zeros((entry.N, entry.K), np.float32)
         flat = S.reshape(-1)
-        for at in _in_blocks(index.size):
-            flat[index[at].astype(np.intp)] = value[at]
+        for at, places in positions(index):
+            flat[places] = value[at]
         mask = S != 0
         if np.count_nonzero(mask) != index.size:  # zeros are stored, or a position is there twice
             mask = self._mask(entry, index)
@@ -206,8 +205,8 @@ class StructuredCheckpoint:
         index = self._index(entry, nnz)
         words = entry.linear.numel // 64
         counts = np.zeros(words, np.int64)
-        for at in _in_blocks(index.size):
-            counts += np.bincount(index[at] >> index.dtype.type(6), minlength=words)
+        for _, places in positions(index):
+            counts += np.bincount(places >> 6, minlength=words)
         if counts.max(initial=0) > 64:
             raise self._damaged(entry, "a position in S.index twice")
         return counts.astype(np.uint8).reshape(entry.N, -1)
@@ -358,12 +357,6 @@ class StructuredCheckpoint:
             f"{str(self.path / entry.file)!r} (Linear {entry.name!r}) holds {what}: "
             "copy the checkpoint again, or make it again"
         )
-
-
-def _in_blocks(size: int) -> Iterator[slice]:
-    """Blocks of an index: numpy would turn it whole into 64 bits a position to assign by it."""
-    step = _INDEX_BLOCK_ELEMS
-    return (slice(at, at + step) for at in range(0, size, step))
 
 
 def tensor_shapes(
