@@ -7,6 +7,7 @@ the file and the tensor, so no copy of the weights has to be made.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -18,6 +19,7 @@ import numpy as np
 import onnx_ir as ir
 
 from slc.compiler.block_tensor import BlockTensor, Piece
+from slc.compiler.errors import ModelError
 
 _BLOCK_BYTES = 8 << 20  # of rows, which lie together in the file
 _TRANSPOSED_ROWS = 256  # at a time: what is read and what is written both stay in the cache
@@ -65,32 +67,42 @@ class ParameterTensor(BlockTensor):
         self.columns = columns
 
     def source_rows(self, start: int, stop: int) -> np.ndarray:
-        """Rows [start, stop) of W in the tensor's type, whatever way it holds W."""
+        """Rows [start, stop) of W in the tensor's type, whatever way it holds W.
+
+        Raises:
+          ModelError: a file is no longer what it was.
+        """
         out = np.empty((stop - start, self.columns), self.dtype.numpy())
         for part, first, last, at in self._between(start, stop):
             row_bytes = self.columns * part.numpy_dtype.itemsize
             step = max(1, _BLOCK_BYTES // row_bytes)
             for row in range(first, last, step):
                 count = min(step, last - row)
-                flat = np.fromfile(
-                    part.path,
-                    part.numpy_dtype,
-                    count=count * self.columns,
-                    offset=part.offset + row * row_bytes,
-                )
                 there = at + row - first
-                out[there : there + count] = flat.reshape(count, self.columns)
+                with _reading(part):
+                    flat = np.fromfile(
+                        part.path,
+                        part.numpy_dtype,
+                        count=count * self.columns,
+                        offset=part.offset + row * row_bytes,
+                    )
+                    out[there : there + count] = flat.reshape(count, self.columns)
         return out
 
     def source_columns(self, start: int, stop: int) -> np.ndarray:
-        """Columns [start, stop) of W as [stop − start, N], in the tensor's type."""
+        """Columns [start, stop) of W as [stop − start, N], in the tensor's type.
+
+        Raises:
+          ModelError: a file is no longer what it was.
+        """
         rows = sum(part.rows for part in self.parts)
         out = np.empty((stop - start, rows), self.dtype.numpy())
         at = 0
         for part in self.parts:
             # A map of its own for every block: the pages it touched are given back with it.
             shape = (part.rows, self.columns)
-            mapped = np.memmap(part.path, part.numpy_dtype, "r", part.offset, shape)
+            with _reading(part):
+                mapped = np.memmap(part.path, part.numpy_dtype, "r", part.offset, shape)
             for row in range(0, part.rows, _TRANSPOSED_ROWS):
                 some = mapped[row : row + _TRANSPOSED_ROWS, start:stop]
                 out[:, at + row : at + row + len(some)] = some.T
@@ -121,6 +133,18 @@ class ParameterTensor(BlockTensor):
             if first < last:
                 yield part, first, last, begin + first - start
             begin += part.rows
+
+
+@contextlib.contextmanager
+def _reading(part: FileRows) -> Iterator[None]:
+    """A file that is gone, or shorter than it was when its header was read, as one sentence."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{str(part.path)!r} can't be read where it held weights when the export began "
+            f"({error}): leave the model's files alone meanwhile, or download them again"
+        ) from error
 
 
 def to_json(parts: Sequence[FileRows], columns: int, *, transposed: bool) -> dict[str, Any]:

@@ -9,10 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import pytest
+from safetensors.numpy import load_file
 
+from slc.compiler.errors import ModelError
 from slc.compiler.frontends import builder_process, decoder, load, weight_array
 from slc.compiler.frontends.parameter_tensor import FileRows, ParameterTensor
 
@@ -41,6 +44,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 BUILD = """
 import runpy, sys
 import onnx_ir as ir
+from slc.compiler.errors import ModelError
 from slc.compiler.frontends import builder_process
 
 def build(folder, out):
@@ -182,3 +186,42 @@ def test_rows_and_columns_of_joined_parameters(tmp_path: Path, transposed: bool)
     document = json.loads(json.dumps(builder_process.to_json(parts, 11, transposed=transposed)))
     again = decoder.parameter_tensor.from_json(document, ir.DataType.FLOAT, "w")
     np.testing.assert_array_equal(again.numpy(), stored)
+
+
+def test_a_file_that_shrinks_or_goes_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(np.ones((8, 16), np.float32).tobytes())
+    parts = [FileRows(path, 0, "float32", 8)]
+    for transposed in (False, True):
+        tensor = ParameterTensor(parts, 16, ir.DataType.FLOAT, transposed=transposed)
+        tensor.numpy()
+        path.write_bytes(b"\0" * 500)
+        with pytest.raises(ModelError, match=r"model\.safetensors.*can't be read"):
+            tensor.numpy()
+        path.unlink()
+        with pytest.raises(ModelError, match=r"model\.safetensors.*can't be read"):
+            tensor.numpy()
+        path.write_bytes(np.ones((8, 16), np.float32).tobytes())
+
+
+def test_weights_that_the_loader_converts_are_copied_and_it_is_said(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    """A config that asks for another type than the file has: values are the loader's."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_llama, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("torch_dtype", None)
+    config["dtype"] = "bfloat16"
+    (folder / "config.json").write_text(json.dumps(config))
+    (tmp_path / "work").mkdir()
+    said: list[str] = []
+    source = load(
+        folder, workdir=tmp_path / "work", progress=lambda done, total, what: said.append(what)
+    )
+    assert "copied" in said[-1]
+    stored = load_file(tiny_llama / "model.safetensors")["model.embed_tokens.weight"]
+    table = next(linear for linear in source.linears if linear.kind == "embedding")
+    np.testing.assert_array_equal(
+        weight_array(source, table), stored.astype(ml_dtypes.bfloat16).astype(np.float32)
+    )
