@@ -169,6 +169,7 @@ def save_random(folder: Path, config: dict[str, Any]) -> int:
             f"{at}.input_layernorm.weight": (H,),
             f"{at}.post_attention_layernorm.weight": (H,),
         })  # fmt: skip
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    document = {"metadata": {"total_size": 2 * numel}, "weight_map": index}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(document))
     (folder / "config.json").write_text(json.dumps(config))
     return numel
