@@ -293,7 +293,7 @@ def _export_source(
     save_structured: PathLike | None, progress: Progress | None,
 ) -> None:  # fmt: skip
     from slc.compiler.artifact.assemble import assemble
-    from slc.compiler.frontends.weights import matrix, weight_tensor
+    from slc.compiler.frontends.weights import matrix, matrix_pieces, weight_tensor
     from slc.compiler.passes.lowering import Lowering
     from slc.compiler.pipeline import fit, halve, lower
 
@@ -324,6 +324,7 @@ def _export_source(
         menu=menu,
         adapters=_static(adapters) if not slotted else {},
         adapter_slots=request.adapter_slots,
+        pieces=lambda linear: matrix_pieces(tensors[linear.name], linear.transposed),
     )
     if source.genai_config is not None:
         fit(source.graph, plan.context, request.logits)

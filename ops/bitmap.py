@@ -21,7 +21,7 @@ from .blob_grid import Grid
 from .blob_header import BlobError, Header, read_header, write_header
 from .blob_kinds import Blob, Encoding, Kind, Layout, ValueType, checked_kind
 from .blob_sections import blob_end, sections
-from .blob_size import DELTA_BELOW, blob_bytes, encoded_bytes
+from .blob_size import DELTA_BELOW, blob_bytes, counted_bytes, encoded_bytes
 from .blob_values import (
     Matrix,
     f16_values,
@@ -54,6 +54,7 @@ __all__ = [
     "ValueType",
     "blob_bytes",
     "check",
+    "counted_bytes",
     "decode",
     "decode_integers",
     "encode",

@@ -11,7 +11,7 @@ from .code_runs import row_lengths
 from .positions import GAP_MAX, chunks, pack_masks, popcount
 from .tiles import most_units, relaid_masks, units
 
-__all__ = ["DELTA_BELOW", "blob_bytes", "encoded_bytes"]
+__all__ = ["DELTA_BELOW", "blob_bytes", "counted_bytes", "encoded_bytes"]
 
 # Density below which a delta blob is smaller than a bitmap: a byte for each value against an eighth
 # for each position.
@@ -96,4 +96,36 @@ def blob_bytes(
         else:
             length += int(row_lengths(counts, kind).sum())
     begin = sections(n, k, nnz, kind, kind.tile_rows).values
+    return blob_end(begin + kind.values_bytes(length))
+
+
+def counted_bytes(
+    counts: npt.NDArray[np.uint8],
+    k: int,
+    value_type: ValueType = "f16",
+    group: int = 64,
+    *,
+    layout: Layout = "rows",
+) -> int:
+    """What :func:`blob_bytes` gives for a bitmap in rows or planes, from how much its words store.
+
+    Args:
+        counts: uint8 [N, ceil(k / 64)], the stored values of every mask word.
+        k: columns.
+        value_type: as for encode.
+        group: as for encode.
+        layout: "rows" or "planes".
+
+    Raises:
+        ValueError: wrong shape, or a kind of blob that does not exist.
+    """
+    if layout == "tiles" or counts.ndim != 2 or counts.shape[1] != -(-k // 64):
+        raise ValueError(
+            f"counts: got {list(counts.shape)} with layout {layout!r}, wanted [N, ceil(K / 64)] "
+            "with layout rows or planes"
+        )
+    kind = checked_kind(k, value_type, group, "bitmap", layout)
+    nnz = int(counts.sum(dtype=np.uint64))
+    length = int(row_lengths(counts, kind).sum())
+    begin = sections(counts.shape[0], k, nnz, kind, kind.tile_rows).values
     return blob_end(begin + kind.values_bytes(length))

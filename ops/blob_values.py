@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -55,9 +56,17 @@ class Matrix:
         """Which values of these rows are stored."""
         return self.S[rows] != 0 if self.mask is None else self.mask[rows]
 
+    @cached_property
+    def _zero_elsewhere(self) -> bool:
+        """Whether S has the bits of 0 wherever nothing is stored, so that none need be cleared."""
+        if self.mask is None:
+            return True
+        bits = self.S.view(np.uint32)
+        return not any(((bits[rows] != 0) > self.mask[rows]).any() for rows in self.chunks)
+
     def values(self, rows: Rows) -> Floats:
         """These rows, 0 where nothing is stored."""
-        if self.mask is None:
+        if self.mask is None or self._zero_elsewhere:
             return self.S[rows]
         return np.where(self.mask[rows], self.S[rows], np.float32(0))
 

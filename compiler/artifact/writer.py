@@ -20,6 +20,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from slc.compiler.block_tensor import BlockTensor, in_order
 from slc.compiler.errors import ModelError, PostconditionError
 from slc.compiler.frontends.onnx_file import TOLERATED
 from slc.compiler.progress import Progress
@@ -169,30 +170,35 @@ def _evaluated(
 ) -> Iterator[ir.TensorProtocol | None]:
     """The tensors in their order, each lazy one evaluated once.
 
-    Several at a time, of AHEAD_BYTES together at most; a larger one by itself.
+    Several at a time, of AHEAD_BYTES together at most, and one larger than that beside them. Not at
+    all what can be written piece by piece, which has its own threads and comes when its turn is.
     """
     waiting: deque[tuple[int, Future[ir.TensorProtocol]]] = deque()
     distinct: dict[int, ir.LazyTensor] = {}
     for tensor in tensors:
-        if isinstance(tensor, ir.LazyTensor):
+        if isinstance(tensor, ir.LazyTensor) and not isinstance(tensor, BlockTensor):
             distinct.setdefault(id(tensor), tensor)
     queue = deque(distinct.values())
-    held = 0
     with ThreadPoolExecutor(usable_cores()) as pool:
         for tensor in tensors:
             if not isinstance(tensor, ir.LazyTensor) or distinct.pop(id(tensor), None) is None:
                 yield tensor  # nothing to evaluate, or written before
                 continue
-            while queue and (not waiting or held + queue[0].nbytes <= AHEAD_BYTES):
+            while queue and _fits(queue[0].nbytes, [size for size, _ in waiting]):
                 following = queue.popleft()
-                held += following.nbytes
                 waiting.append((following.nbytes, pool.submit(following.raw)))
-            size, future = waiting.popleft()
+            _, future = waiting.popleft()
             result: ir.TensorProtocol | None = future.result()
             del future
             yield result
             result = None  # before the next one is begun
-            held -= size
+
+
+def _fits(size: int, waiting: Sequence[int]) -> bool:
+    """Whether one more tensor may be made while those of the sizes `waiting` are."""
+    if size > AHEAD_BYTES:
+        return all(other <= AHEAD_BYTES for other in waiting)
+    return size + sum(other for other in waiting if other <= AHEAD_BYTES) <= AHEAD_BYTES
 
 
 def _append(file: BinaryIO, tensor: ir.TensorProtocol, source: ir.TensorProtocol, name: str) -> int:
@@ -202,6 +208,9 @@ def _append(file: BinaryIO, tensor: ir.TensorProtocol, source: ir.TensorProtocol
     offset = file.tell()
     if isinstance(source, ir.ExternalTensor):
         _copy_range(file, source)
+    elif isinstance(source, BlockTensor):
+        for block in in_order(source.pieces(), usable_cores()):
+            file.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
     else:
         _write_array(file, source)
     if file.tell() - offset != tensor.nbytes:

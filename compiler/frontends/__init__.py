@@ -11,9 +11,10 @@ from slc.compiler.extras import require
 from slc.compiler.frontends import config_only as without_weights
 from slc.compiler.frontends import decoder, encoder, huggingface, onnx_file, structured
 from slc.compiler.frontends.assemble import assemble
+from slc.compiler.frontends.parameter_tensor import ParameterTensor
 from slc.compiler.frontends.source import Source
 from slc.compiler.frontends.torch_module import load_torch
-from slc.compiler.frontends.weights import files_sha256, weight_array
+from slc.compiler.frontends.weights import files_sha256, weight_array, weight_tensor
 from slc.compiler.progress import Progress
 
 if TYPE_CHECKING:
@@ -108,8 +109,18 @@ def _load_huggingface(
         tools=tools,
         weightless=weightless,
     )
-    report(3, 3, "loaded")
+    report(3, 3, _loaded(source) if is_decoder else "loaded")
     return source
+
+
+def _loaded(source: Source) -> str:
+    """Whether a decoder's weights stay where they are: what is copied costs memory and disk."""
+    names = {linear.weight for linear in source.linears}
+    tensors = [weight_tensor(source.graph, name) for name in names]
+    copied = sum(t.nbytes for t in tensors if not isinstance(t, ParameterTensor))
+    if not copied:
+        return "loaded"
+    return f"loaded; {copied / 1e6:.0f} MB of weights were changed or converted, and copied"
 
 
 def _load_onnx(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from slc.compiler.errors import ModelError, RequestError
-from slc.compiler.frontends import onnx_file
+from slc.compiler.frontends import builder_process, onnx_file, parameter_tensor
 
 if TYPE_CHECKING:
     from slc.targets import Target
@@ -82,29 +82,50 @@ def check_config(config: dict[str, Any], folder: Path) -> None:
 def build(folder: Path, workdir: Path) -> ir.Model:
     """Builds the fp32 CPU graph of a decoder's folder, with its genai_config, in `workdir`.
 
+    Its weights stay in the folder's files as far as they are there as they are (ParameterTensor);
+    the others are in `workdir`.
+
     Raises:
       ModelError: the builder doesn't support the model, or failed; its last line is the reason.
     """
-    cache = workdir / "cache"
-    command = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
-    command += ["-i", str(folder.resolve()), "-o", str(workdir), "-p", "fp32", "-e", "cpu"]
-    done = subprocess.run(
-        [*command, "-c", str(cache), "--extra_options", *_OPTIONS],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"},
-    )
+    done = _run(builder_process.__name__, folder, workdir)
+    if done.returncode == builder_process.WRITTEN_TO:
+        done = _run(builder_process.BUILDER, folder, workdir)
     if done.returncode != 0 or not (workdir / "model.onnx").is_file():
         raise ModelError(
             f"onnxruntime-genai's builder can't build {str(folder)!r} "
             f"({_reason(done.stderr)}): see its list of supported models, or give slc an ONNX file"
         )
-    graph = onnx_file.read(workdir / "model.onnx")
+    graph = onnx_file.read(workdir / "model.onnx", left_out(workdir))
     # The builder adds the commit of whatever git repository it finds itself installed in.
     graph.producer_version = (graph.producer_version or "").partition("+")[0]
     _check_rotary(graph, folder)
     return graph
+
+
+def _run(module: str, folder: Path, workdir: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", module, "-i", str(folder.resolve()), "-o", str(workdir)]
+    command += ["-p", "fp32", "-e", "cpu", "-c", str(workdir / "cache"), "--extra_options"]
+    return subprocess.run(
+        [*command, *_OPTIONS],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"},
+    )
+
+
+def left_out(workdir: Path) -> dict[str, ir.TensorProtocol]:
+    """The weights that the builder's process left in the model's own files, by name."""
+    file = workdir / builder_process.LEFT_OUT_FILE
+    if not file.is_file():
+        return {}
+    found = json.loads(file.read_text())
+    file.unlink()  # everything that is left here becomes part of the artifact
+    return {
+        name: parameter_tensor.from_json(document, ir.DataType.FLOAT, name)
+        for name, document in found.items()
+    }
 
 
 def _check_rotary(graph: ir.Model, folder: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 import onnx_ir as ir
 
+from slc.compiler.frontends.parameter_tensor import ParameterTensor
 from slc.compiler.frontends.weights import read_rows, row_blocks, weight_tensor
 from slc.compiler.linear import Linear, SourceRows
 
@@ -84,7 +85,7 @@ def _sources(
 ) -> tuple[SourceRows, ...]:
     """Cuts one Linear's rows into the ranges that came from parameters, in order."""
     tensor = weight_tensor(model, linear.weight)
-    if isinstance(tensor, ir.LazyTensor):
+    if isinstance(tensor, ir.LazyTensor) and not isinstance(tensor, ParameterTensor):
         return ()
     heads = _heads(tensor, linear)
     keys = [row.tobytes() for row in heads]
@@ -138,6 +139,8 @@ def _same(
 
 def _row(tensor: ir.TensorProtocol, linear: Linear, row: int) -> np.ndarray:
     """Reads one full row of W as float32 [K]."""
+    if isinstance(tensor, ParameterTensor) and tensor.transposed == linear.transposed:
+        return np.asarray(tensor.source_rows(row, row + 1)[0], np.float32)
     if not linear.transposed:
         return np.asarray(read_rows(tensor, row, row + 1)[0], np.float32)
     if not isinstance(tensor, ir.ExternalTensor):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
@@ -17,11 +18,15 @@ from slc.compiler.frontends import onnx_proto
 TOLERATED = ("No Op registered for", "Field 'shape' of 'type' is required but missing")
 
 
-def read(path: Path) -> ir.Model:
+def read(path: Path, elsewhere: Mapping[str, ir.TensorProtocol] | None = None) -> ir.Model:
     """Loads an ONNX file with its weights left where they are.
 
     Functions of the model are inlined; in files older than IR version 4, which list constants
     among the inputs too, they are constants.
+
+    Args:
+      path: the file.
+      elsewhere: initializers, by name, whose data is not where the file says.
 
     Raises:
       ModelError: not an ONNX model, invalid, or its external data is missing or too short.
@@ -37,6 +42,8 @@ def read(path: Path) -> ir.Model:
         raise ModelError(f"{str(path)!r} holds no graph: give a file saved by an ONNX exporter")
     _check(proto, path)
     model: ir.Model = ir.from_proto(proto)
+    for name, tensor in (elsewhere or {}).items():
+        model.graph.initializers[name].const_value = tensor
     pin_external(model, path.parent)
     if model.ir_version < 4:
         common_passes.RemoveInitializersFromInputsPass()(model)

@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
+from slc.compiler.block_tensor import Piece
 from slc.compiler.errors import ModelError
+from slc.compiler.frontends.parameter_tensor import ParameterTensor
 from slc.compiler.frontends.source import Source
 from slc.compiler.linear import Linear
 
 _BLOCK_BYTES = 8 << 20  # read at once: large enough for the disk, small beside any matrix
+_TRANSPOSED_ROWS = 16  # at a time: a cache line of the transpose
+_MATRIX_BLOCK_BYTES = 32 << 20  # of W in f32, where it is worked on in pieces
 
 FLOAT_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 
@@ -28,13 +33,15 @@ def read_rows(tensor: ir.TensorProtocol, start: int, stop: int) -> np.ndarray:
     """Reads rows [start, stop) of a tensor whose first axis counts the rows.
 
     Args:
-      tensor: external tensors cost the rows' bytes, others what their `numpy()` costs.
+      tensor: what lies in a file costs the rows' bytes, others what their `numpy()` costs.
       start: the first row.
       stop: one past the last row.
 
     Returns:
       Array of the tensor's own type, shape [stop - start, ...].
     """
+    if isinstance(tensor, ParameterTensor):
+        return tensor.rows(start, stop)
     if not isinstance(tensor, ir.ExternalTensor):
         return np.asarray(tensor.numpy()[start:stop])
     shape = tensor.shape.numpy()
@@ -52,7 +59,9 @@ def read_rows(tensor: ir.TensorProtocol, start: int, stop: int) -> np.ndarray:
 
 
 def row_blocks(tensor: ir.TensorProtocol) -> Iterable[tuple[int, int]]:
-    """Cuts a tensor's rows into ranges of about 8 MB each, in order."""
+    """Cuts a tensor's rows into ranges that are best read at once, in order."""
+    if isinstance(tensor, ParameterTensor):
+        return tensor.row_blocks()
     rows = int(tensor.shape.numpy()[0])
     step = max(1, _BLOCK_BYTES * rows // max(1, tensor.nbytes))
     return ((start, min(rows, start + step)) for start in range(0, rows, step))
@@ -69,13 +78,51 @@ def matrix(tensor: ir.TensorProtocol, transposed: bool) -> np.ndarray:
       float32 [N, K], contiguous.
     """
     rows, columns = (int(d) for d in tensor.shape.numpy())
+    if isinstance(tensor, ParameterTensor) and tensor.transposed == transposed:
+        W = tensor.source_rows(0, columns if transposed else rows)
+        return np.asarray(W, np.float32)
     out = np.empty((columns, rows) if transposed else (rows, columns), np.float32)
     target = out.T if transposed else out
-    if not isinstance(tensor, ir.ExternalTensor):
+    if not isinstance(tensor, (ir.ExternalTensor, ParameterTensor)):
         target[...] = tensor.numpy()
         return out
     for start, stop in row_blocks(tensor):
         target[start:stop] = read_rows(tensor, start, stop)
+    return out
+
+
+def matrix_pieces(tensor: ir.TensorProtocol, transposed: bool) -> Iterator[Piece]:
+    """Each reads some rows of what `matrix` does: float32 [rows, K], rows below rows.
+
+    What is computed when it is read comes in one piece.
+    """
+    rows, columns = (int(d) for d in tensor.shape.numpy())
+    N, K = (columns, rows) if transposed else (rows, columns)
+    if not isinstance(tensor, (ir.ExternalTensor, ParameterTensor)):
+        yield partial(matrix, tensor, transposed)
+        return
+    step = max(1, _MATRIX_BLOCK_BYTES // (4 * K))
+    for start in range(0, N, step):
+        yield partial(_source_rows, tensor, transposed, start, min(N, start + step))
+
+
+def _source_rows(
+    tensor: ir.ExternalTensor | ParameterTensor, transposed: bool, start: int, stop: int
+) -> np.ndarray:
+    """Rows [start, stop) of W [N, K] as float32, contiguous."""
+    if isinstance(tensor, ParameterTensor):
+        same = tensor.transposed == transposed
+        rows = tensor.source_rows(start, stop) if same else tensor.source_columns(start, stop)
+        return np.ascontiguousarray(rows, np.float32)
+    if not transposed:
+        return np.ascontiguousarray(read_rows(tensor, start, stop), np.float32)
+    shape = tuple(int(d) for d in tensor.shape.numpy())
+    dtype = np.dtype(tensor.dtype.numpy())
+    # Columns of the file: a short-lived map touches only their pages, and gives them back.
+    mapped = np.memmap(tensor.path, dtype, mode="r", offset=tensor.offset or 0, shape=shape)
+    out = np.empty((stop - start, shape[0]), np.float32)
+    for row in range(0, shape[0], _TRANSPOSED_ROWS):
+        out.T[row : row + _TRANSPOSED_ROWS] = mapped[row : row + _TRANSPOSED_ROWS, start:stop]
     return out
 
 

@@ -15,6 +15,7 @@ Rules:
 from __future__ import annotations
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import numpy as np
@@ -26,6 +27,7 @@ from slc.compiler.linear import Linear
 from slc.compiler.passes.gemm_bias import beta, gemm_bias, scaled
 from slc.compiler.passes.lowering import Lowering, add_initializer, nodes_by_name
 from slc.ops import bitmap, full
+from slc.targets.detect import usable_cores
 
 
 class LowerLinear(ir.passes.InPlacePass):
@@ -38,10 +40,12 @@ class LowerLinear(ir.passes.InPlacePass):
         """Rewrites every node of every sparse Linear."""
         nodes = nodes_by_name(model)
         modified = False
-        for linear, choice in self._lowering.chosen("bitmap", "delta", "full"):
-            packed = add_initializer(
-                model, f"{linear.name}.packed", _packed_tensor(self._lowering, linear, choice)
-            )
+        chosen = list(self._lowering.chosen("bitmap", "delta", "full"))
+        # What a blob's size takes to know is read in several threads at a time.
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            tensors = list(pool.map(lambda pair: _packed_tensor(self._lowering, *pair), chosen))
+        for (linear, choice), tensor in zip(chosen, tensors, strict=True):
+            packed = add_initializer(model, f"{linear.name}.packed", tensor)
             for name in linear.nodes:
                 _replace(model, nodes[name], packed, linear, choice)
                 modified = True
@@ -56,9 +60,14 @@ def _packed_tensor(lowering: Lowering, linear: Linear, choice: Choice) -> ir.Laz
     group, layout = choice.group, choice.layout
     encoding: bitmap.Encoding = "delta" if choice.encoding == "delta" else "bitmap"
     if value_type == "i4" or encoding == "delta" or layout == "tiles":
-        mask = lowering.sparse(linear, choice)[1]
-        size = bitmap.blob_bytes(mask, value_type, group, encoding=encoding, layout=layout)
-        del mask
+        by_word = encoding == "bitmap" and layout != "tiles"
+        counts = lowering.word_counts(linear, choice) if by_word else None
+        if counts is not None:
+            size = bitmap.counted_bytes(counts, linear.K, value_type, group, layout=layout)
+        else:
+            mask = lowering.stored(linear, choice)
+            size = bitmap.blob_bytes(mask, value_type, group, encoding=encoding, layout=layout)
+            del mask
     else:
         size = bitmap.encoded_bytes(linear.N, linear.K, choice.nnz, value_type, group)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,6 +36,8 @@ class Lowering:
       weight: reads W: [N, K] f32 of a Linear from the source.
       adapters: task adapters that are concatenated statically, by Linear name.
       menu: codes of the dense options, and corrections of theirs; None when there is none.
+      pieces: each reads some rows of a Linear's W, rows below rows; None where there is `weight`
+        alone.
       adapter_slots: pairs of overridable initializers per Linear for adapters loaded at run time.
     """
 
@@ -45,6 +48,7 @@ class Lowering:
     adapters: dict[str, list[Adapter]] = dataclasses.field(default_factory=dict)
     menu: Menu | None = None
     adapter_slots: int = 0
+    pieces: Callable[[Linear], Iterator[Callable[[], F32Array]]] | None = None
 
     def chosen(self, *encodings: str) -> Iterator[tuple[Linear, Choice]]:
         """Linears with one of the encodings, in graph order."""
@@ -57,8 +61,23 @@ class Lowering:
         """S: [N, K] at the chosen nnz and the mask of what it stores."""
         if self.checkpoint is None or linear.name not in self.checkpoint.names:
             matrix = self.weight(linear)  # density 1 of a weight that was never decomposed
-            return matrix, np.ones(matrix.shape, dtype=np.bool_)
+            return matrix, np.broadcast_to(np.True_, matrix.shape)  # which takes no memory
         return self.checkpoint.placed(linear.name, choice.nnz, choice.rank)
+
+    def stored(self, linear: Linear, choice: Choice) -> npt.NDArray[np.bool_]:
+        """The mask of `sparse` alone."""
+        if self.checkpoint is None or linear.name not in self.checkpoint.names:
+            return np.broadcast_to(np.True_, (linear.N, linear.K))
+        return self.checkpoint.mask(linear.name, choice.nnz)
+
+    def word_counts(self, linear: Linear, choice: Choice) -> npt.NDArray[np.uint8] | None:
+        """How much each 64 columns of a row store, u8 [N, K/64]: quicker to have than `stored`.
+
+        None where the rest of a row, or a whole matrix, would have to be looked at by itself.
+        """
+        if self.checkpoint is None or linear.name not in self.checkpoint.names or linear.K % 64:
+            return None
+        return self.checkpoint.word_counts(linear.name, choice.nnz)
 
     def grid(self, linear: Linear, choice: Choice) -> Grid | None:
         """The grid that S was rounded to for just this choice; None: encoding finds its own."""
@@ -80,6 +99,16 @@ class Lowering:
         bits = BITS_OF[choice.encoding]
         return round_matrix(self.weight(linear), bits=bits, group=choice.group)
 
+    def code_pieces(self, linear: Linear, choice: Choice) -> Iterator[Callable[[], DenseCodes]]:
+        """The same, some rows each: an embedding's W need never be whole in memory."""
+        stored = self.menu is not None and linear.name in self.menu.linears
+        if stored or self.pieces is None:
+            yield partial(self.codes, linear, choice)
+            return
+        bits = BITS_OF[choice.encoding]
+        for piece in self.pieces(linear):
+            yield partial(_rounded, piece, bits, choice.group)
+
     def residual(self, linear: Linear, choice: Choice) -> list[Adapter]:
         """The residual adapter at the chosen rank, as a list of none or one."""
         if choice.rank == 0:
@@ -90,6 +119,10 @@ class Lowering:
         if self.checkpoint is None:
             return []
         return [self.checkpoint.adapter(linear.name, choice.rank)]
+
+
+def _rounded(W: Callable[[], F32Array], bits: int, group: int) -> DenseCodes:
+    return round_matrix(W(), bits=bits, group=group)
 
 
 def nodes_by_name(model: ir.Model) -> dict[str, ir.Node]:

@@ -16,15 +16,19 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
+
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from slc.compiler.block_tensor import BlockTensor, Piece
 from slc.compiler.budget.choice import Choice
 from slc.compiler.linear import Linear
 from slc.compiler.passes.gemm_bias import beta, scaled
 from slc.compiler.passes.lowering import Lowering, add_initializer, nodes_by_name
-from slc.compiler.structure.dense_codes import BITS_OF, block_bytes
+from slc.compiler.structure.dense_codes import BITS_OF, DenseCodes, block_bytes
 
 
 class QuantizeDense(ir.passes.InPlacePass):
@@ -60,20 +64,39 @@ def _table(
 ) -> tuple[ir.Value, ir.Value]:
     bits = BITS_OF[choice.encoding]
     blocks = -(-linear.K // choice.group)
+    kept: dict[int, npt.NDArray[np.float32]] = {}  # scales that came with values just written
 
-    def values() -> ir.TensorProtocol:
-        return ir.Tensor(lowering.codes(linear, choice).packed())
+    def values() -> Iterator[Piece]:
+        for index, codes in enumerate(lowering.code_pieces(linear, choice)):
+            yield partial(_values, codes, index, kept)
 
-    def scales() -> ir.TensorProtocol:
-        return ir.Tensor(lowering.codes(linear, choice).scales * np.float32(linear.alpha))
+    def scales() -> Iterator[Piece]:
+        for index, codes in enumerate(lowering.code_pieces(linear, choice)):
+            yield partial(_scales, codes, index, kept, np.float32(linear.alpha))
 
     shape = [linear.N, blocks, block_bytes(bits, choice.group)]
-    q_tensor = ir.LazyTensor(values, dtype=ir.DataType.UINT8, shape=ir.Shape(shape))
-    s_tensor = ir.LazyTensor(scales, dtype=ir.DataType.FLOAT, shape=ir.Shape([linear.N, blocks]))
+    q_tensor = BlockTensor(values, ir.DataType.UINT8, ir.Shape(shape))
+    s_tensor = BlockTensor(scales, ir.DataType.FLOAT, ir.Shape([linear.N, blocks]))
     return (
         add_initializer(model, f"{linear.name}.{choice.encoding}", q_tensor),
         add_initializer(model, f"{linear.name}.scales", s_tensor),
     )
+
+
+def _values(
+    make: Callable[[], DenseCodes], index: int, kept: dict[int, npt.NDArray[np.float32]]
+) -> npt.NDArray[np.uint8]:
+    codes = make()
+    kept[index] = codes.scales
+    return codes.packed()
+
+
+def _scales(
+    make: Callable[[], DenseCodes], index: int, kept: dict[int, npt.NDArray[np.float32]],
+    alpha: np.float32,
+) -> npt.NDArray[np.float32]:  # fmt: skip
+    scales = kept.pop(index, None)
+    return alpha * (make().scales if scales is None else scales)
 
 
 class _Nodes:

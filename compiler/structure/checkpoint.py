@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from slc.compiler.errors import ModelError, RequestError
 from slc.compiler.structure.decomposition import F32, tail_cuts
-from slc.compiler.structure.ordering import Index, index_dtype
+from slc.compiler.structure.ordering import Index, index_dtype, positions
 from slc.compiler.structure.records import (
     ASSETS_FOLDER,
     BASE_FOLDER,
@@ -118,18 +118,43 @@ class StructuredCheckpoint:
           ModelError: the file is damaged.
         """
         entry = self.entry(name)
+        index = self._index(entry, nnz)
+        value = self._value(entry, index, rank)
+        self._mask(entry, index)  # checks them
+        return index, value
+
+    def _index(self, entry: Entry, nnz: int | None) -> Index:
         count = self._within(entry, "nnz", nnz, entry.nnz)
+        if count == 0:  # safetensors refuses a slice of an empty tensor
+            return np.empty(0, index_dtype(entry.N, entry.K))
         with self._open(entry) as file:
-            # safetensors refuses a slice of an empty tensor.
-            index: Index = np.empty(0, index_dtype(entry.N, entry.K))
-            value: F32 = np.empty(0, np.float32)
-            if count:
-                index = file.get_slice("S.index")[:count]
-                value = file.get_slice("S.value")[:count]
-        self._check_sparse(entry, index, value)
+            index: Index = file.get_slice("S.index")[:count]
+        if int(index.max()) >= entry.linear.numel:
+            got = f"S.index {int(index.max())} in a matrix of {entry.linear.numel}"
+            raise self._damaged(entry, got)
+        return index
+
+    def _value(self, entry: Entry, index: Index, rank: int | None) -> F32:
+        """The values at `index`, which is what `_index` gave, for an adapter cut to `rank`."""
+        value: F32 = np.empty(0, np.float32)
+        if index.size:
+            with self._open(entry) as file:
+                value = file.get_slice("S.value")[: index.size]
+        if not np.isfinite(value).all():
+            raise self._damaged(entry, "values in S.value that are not finite")
         if rank is not None and rank < entry.rank and entry.has_scale:
             value = value + self._lost(entry, rank).reshape(-1)[index]
-        return index, value
+        return value
+
+    def _mask(self, entry: Entry, index: Index) -> npt.NDArray[np.bool_]:
+        """Bool [N, K], true at `index`, which must have each position once."""
+        mask = np.zeros((entry.N, entry.K), np.bool_)
+        flat = mask.reshape(-1)
+        for _, places in positions(index):
+            flat[places] = True
+        if np.count_nonzero(mask) != index.size:
+            raise self._damaged(entry, "a position in S.index twice")
+        return mask
 
     def grid(self, name: str) -> StoredGrid | None:
         """The levels that S lies on; None where it was not rounded.
@@ -158,12 +183,33 @@ class StructuredCheckpoint:
     ) -> tuple[F32, npt.NDArray[np.bool_]]:
         """The same entries in place: S f32 [N, K], and which of its positions are stored."""
         entry = self.entry(name)
-        index, value = self.sparse(name, nnz, rank)
+        index = self._index(entry, nnz)
+        value = self._value(entry, index, rank)
         S = np.zeros((entry.N, entry.K), np.float32)
-        mask = np.zeros(S.shape, np.bool_)
-        S.reshape(-1)[index] = value
-        mask.reshape(-1)[index] = True
+        flat = S.reshape(-1)
+        for at, places in positions(index):
+            flat[places] = value[at]
+        mask = S != 0
+        if np.count_nonzero(mask) != index.size:  # zeros are stored, or a position is there twice
+            mask = self._mask(entry, index)
         return S, mask
+
+    def mask(self, name: str, nnz: int | None = None) -> npt.NDArray[np.bool_]:
+        """Which positions of S are stored, bool [N, K]: what `placed` gives, without the values."""
+        entry = self.entry(name)
+        return self._mask(entry, self._index(entry, nnz))
+
+    def word_counts(self, name: str, nnz: int | None = None) -> npt.NDArray[np.uint8]:
+        """How many of each 64 columns of a row are stored, u8 [N, K/64]; K is a multiple of 64."""
+        entry = self.entry(name)
+        index = self._index(entry, nnz)
+        words = entry.linear.numel // 64
+        counts = np.zeros(words, np.int64)
+        for _, places in positions(index):
+            counts += np.bincount(places >> 6, minlength=words)
+        if counts.max(initial=0) > 64:
+            raise self._damaged(entry, "a position in S.index twice")
+        return counts.astype(np.uint8).reshape(entry.N, -1)
 
     def sparse_matrix(self, name: str, nnz: int | None = None, rank: int | None = None) -> F32:
         """S of `placed` alone."""
@@ -282,18 +328,6 @@ class StructuredCheckpoint:
                     raise self._damaged(
                         entry, f"{name!r} as {got[0]} {list(got[1])}, not {dtype} {list(shape)}"
                     )
-
-    def _check_sparse(self, entry: Entry, index: Index, value: F32) -> None:
-        """Positions lie inside the matrix, each once; values are finite."""
-        numel = entry.linear.numel
-        if index.size and int(index.max()) >= numel:
-            raise self._damaged(entry, f"S.index {int(index.max())} in a matrix of {numel}")
-        seen = np.zeros(numel, np.bool_)
-        seen[index] = True
-        if np.count_nonzero(seen) != index.size:
-            raise self._damaged(entry, "a position in S.index twice")
-        if not np.isfinite(value).all():
-            raise self._damaged(entry, "values in S.value that are not finite")
 
     def _within(self, entry: Entry, what: str, asked: int | None, held: int) -> int:
         """`asked`, or all that is held."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from slc.compiler.structure.ordering import Index
+from slc.compiler.structure.ordering import Index, positions
 
 if TYPE_CHECKING:
     from slc.compiler.structure.stored_grid import StoredGrid
@@ -87,7 +87,9 @@ def measured(
     """A Decomposition with its error figures; W [N, K] is overwritten with W − S."""
     K = W.shape[1]
     norms = sum_squares(W), sum_squares(W, scale)
-    W.reshape(-1)[index] -= value
+    flat = W.reshape(-1)
+    for at, places in positions(index):
+        flat[places] -= value[at]
     plain = scaled = _errors(W, B, A, norms[0])
     importance = value
     if scale is not None:

@@ -16,6 +16,8 @@ from slc.compiler.errors import RequestError
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
 
+_BLOCK_ELEMS = 1 << 18  # rounded at once: what that takes beside W stays in the cache
+
 BITS = (2, 3, 4, 8)
 INT8_GROUPS = (128, 64, 32, 16)
 BITS_OF: Mapping[str, int] = {"int8": 8, "int4": 4}  # of the encodings that MatMulNBits reads
@@ -83,12 +85,17 @@ def round_matrix(W: F32, *, bits: int, group: int) -> DenseCodes:
     Raises:
       RequestError: bits or group can't be.
     """
-    scales = group_scales(W, bits, group)
-    wide = np.repeat(scales, group, axis=1)[:, : W.shape[1]]
+    codes = np.empty(W.shape, np.uint8)
+    scales = np.empty((len(W), -(-W.shape[1] // max(1, group))), np.float32)
     half = 2 ** (bits - 1)
-    steps = np.divide(W, wide, out=np.zeros_like(W), where=wide != 0)
-    codes = np.clip(np.rint(steps) + half, 0, 2 * half - 1)
-    return DenseCodes(codes.astype(np.uint8), scales, bits, group)
+    step = max(1, _BLOCK_ELEMS // max(1, W.shape[1]))
+    for start in range(0, max(1, len(W)), step):  # once for an empty W too, which checks bits
+        rows = W[start : start + step]
+        some = scales[start : start + step] = group_scales(rows, bits, group)
+        wide = np.repeat(some, group, axis=1)[:, : W.shape[1]]
+        steps = np.divide(rows, wide, out=np.zeros_like(rows), where=wide != 0)
+        codes[start : start + step] = np.clip(np.rint(steps) + half, 0, 2 * half - 1)
+    return DenseCodes(codes, scales, bits, group)
 
 
 def group_scales(W: F32, bits: int, group: int) -> F32:

@@ -7,6 +7,8 @@ sort as their values do, and numpy's vectorised integer sort then needs no argso
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 
@@ -15,6 +17,7 @@ F32 = npt.NDArray[np.float32]
 
 _INDEX_MASK = np.uint64(0xFFFFFFFF)
 _SIGN = np.uint32(0x80000000)
+_POSITIONS = 1 << 20  # of an index at a time: in 64 bits they stay in the cache
 _BLOCK_ELEMS = 1 << 18  # rows sorted together: their keys stay in the cache
 
 
@@ -87,9 +90,21 @@ def _keys(flat: F32) -> npt.NDArray[np.uint64]:
     """Keys that sort ascending by falling magnitude, then by rising index; u64 [size < 2^32]."""
     keys = np.empty(flat.size, "<u8")
     halves = keys.view("<u4").reshape(-1, 2)
-    halves[:, 0] = np.arange(flat.size, dtype=np.uint32)
-    np.bitwise_or(~flat.view(np.uint32), _SIGN, out=halves[:, 1])
+    bits = flat.view(np.uint32)
+    for at in _blocks(flat.size):
+        halves[at, 0] = np.arange(at.start, at.stop, dtype=np.uint32)
+        np.bitwise_or(~bits[at], _SIGN, out=halves[at, 1])
     return keys
+
+
+def positions(index: Index) -> Iterator[tuple[slice, npt.NDArray[np.intp]]]:
+    """An index block by block, in the type that numpy would turn it into whole to assign by it."""
+    return ((at, index[at].astype(np.intp)) for at in _blocks(index.size))
+
+
+def _blocks(size: int) -> Iterator[slice]:
+    step = _POSITIONS
+    return (slice(at, min(size, at + step)) for at in range(0, size, step))
 
 
 def _order_by_argsort(flat: F32, count: int) -> Index:

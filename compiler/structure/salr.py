@@ -11,8 +11,10 @@ theorem 1). Theorem 3: the residual's truncated SVD multiplies the squared error
 
 from __future__ import annotations
 
+import numpy as np
+
 from slc.compiler.structure.decomposition import F32, Decomposition, measured
-from slc.compiler.structure.ordering import global_count, global_order
+from slc.compiler.structure.ordering import global_count, global_order, positions
 from slc.compiler.structure.svd import truncated_svd
 
 
@@ -30,8 +32,11 @@ def decompose_matrix(W: F32, *, density: float, rank: int, seed: int = 0) -> Dec
     """
     index = global_order(W, global_count(W.size, density))
     flat = W.reshape(-1)
-    value = flat[index]
-    flat[index] = 0
+    value = np.empty(index.size, np.float32)
+    for at, places in positions(index):
+        value[at] = flat[places]
+        flat[places] = 0
     B, A, sigma = truncated_svd(W, rank, seed=seed)
-    flat[index] = value
+    for at, places in positions(index):
+        flat[places] = value[at]
     return measured(W, index, value, B, A, sigma, order="global")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 import weakref
 from pathlib import Path
 
@@ -25,8 +28,10 @@ from slc.compiler.artifact.writer import (
     MODEL_FILE,
     write_model,
 )
+from slc.compiler.block_tensor import BlockTensor
 from slc.compiler.errors import ModelError, PostconditionError
 from slc.compiler.frontends import onnx_file
+from slc.targets.detect import usable_cores
 
 
 def chain(*tensors: ir.TensorProtocol, inputs: int = 0) -> ir.Model:
@@ -323,3 +328,75 @@ def test_outputs_without_a_shape_are_read_and_written(tmp_path: Path) -> None:
     model.graph.outputs[0].shape = None
     write_model(model, tmp_path)
     assert onnx_file.read(tmp_path / "model.onnx").graph.outputs[0].shape is None
+
+
+def test_a_tensor_made_in_pieces_is_never_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bytes are those of the pieces in their order, whichever is ready first."""
+    monkeypatch.setattr(writer, "AHEAD_BYTES", 1000)
+    alive: list[int] = []
+    made: list[weakref.ref[np.ndarray]] = []
+
+    def piece(index: int) -> np.ndarray:
+        time.sleep(0.002 * (index % 2 == 0))
+        alive.append(sum(ref() is not None for ref in made))
+        block = np.full(200, index, np.float32)
+        made.append(weakref.ref(block))
+        return block
+
+    tensor = BlockTensor(
+        lambda: (functools.partial(piece, index) for index in range(20)),
+        ir.DataType.FLOAT, ir.Shape([4000]),
+    )  # fmt: skip
+    wanted = np.repeat(np.arange(20, dtype=np.float32), 200)
+    np.testing.assert_array_equal(tensor.numpy(), wanted)
+    alive.clear()
+    made.clear()
+    (record,) = write_model(chain(tensor), tmp_path)
+    assert (tmp_path / DATA_FILE).read_bytes() == wanted.tobytes()
+    assert record.size_bytes == wanted.nbytes
+    assert max(alive) <= usable_cores() + 1  # those in the making, and the one that is written
+
+
+def test_a_piece_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "AHEAD_BYTES", 0)
+
+    def fails() -> np.ndarray:
+        raise ModelError("gone")
+
+    with pytest.raises(ModelError, match="gone"):
+        write_model(
+            chain(BlockTensor(lambda: [fails], ir.DataType.FLOAT, ir.Shape([4000]))), tmp_path
+        )
+    short = BlockTensor(
+        lambda: [lambda: np.zeros(3999, np.float32)], ir.DataType.FLOAT, ir.Shape([4000])
+    )
+    with pytest.raises(PostconditionError, match="16000 bytes"):
+        write_model(chain(short), tmp_path)
+
+
+def test_small_tensors_are_made_while_a_large_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The large one waits for a small one behind it, which must have been begun meanwhile."""
+    monkeypatch.setattr(writer, "AHEAD_BYTES", 10_000)
+    monkeypatch.setattr(writer, "usable_cores", lambda: 2)
+    begun = threading.Event()
+
+    def large() -> ir.TensorProtocol:
+        assert begun.wait(timeout=60)
+        return ir.Tensor(np.ones(5000, np.float32))
+
+    def small() -> ir.TensorProtocol:
+        begun.set()
+        return ir.Tensor(np.zeros(1000, np.float32))
+
+    lazies = [
+        ir.LazyTensor(large, ir.DataType.FLOAT, ir.Shape([5000])),
+        ir.LazyTensor(small, ir.DataType.FLOAT, ir.Shape([1000])),
+    ]
+    write_model(chain(*lazies), tmp_path)
+    data = np.frombuffer((tmp_path / DATA_FILE).read_bytes(), np.float32)
+    assert data[:5000].all()
+    assert not data[5000:].any()

@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime as ort
 from safetensors.numpy import load_file
 
+from slc.compiler.artifact.writer import write_model
 from slc.compiler.frontends import load, weight_array
 from slc.compiler.frontends.source import Source
 
@@ -16,11 +17,10 @@ from slc.compiler.frontends.source import Source
 ATOL = 6e-5
 
 
-def logits(source: Source, ids: np.ndarray) -> np.ndarray:
-    assert source.workdir is not None
-    session = ort.InferenceSession(
-        source.workdir / "model.onnx", providers=["CPUExecutionProvider"]
-    )
+def logits(source: Source, ids: np.ndarray, folder: Path) -> np.ndarray:
+    folder.mkdir(exist_ok=True)
+    write_model(source.graph, folder)
+    session = ort.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     head_size = source.genai_config["model"]["decoder"]["head_size"]
     feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     for value in session.get_inputs():
@@ -30,7 +30,7 @@ def logits(source: Source, ids: np.ndarray) -> np.ndarray:
     return session.run(["logits"], feeds)[0]
 
 
-def test_llama(llama_source: Source, tiny_llama: Path) -> None:
+def test_llama(llama_source: Source, tiny_llama: Path, tmp_path: Path) -> None:
     import torch
     import transformers
 
@@ -43,7 +43,7 @@ def test_llama(llama_source: Source, tiny_llama: Path) -> None:
     ids = np.random.default_rng(0).integers(0, 500, (2, 9))
     with torch.no_grad():
         wanted = model(torch.from_numpy(ids)).logits.numpy()
-    np.testing.assert_allclose(logits(llama_source, ids), wanted, atol=ATOL, rtol=0)
+    np.testing.assert_allclose(logits(llama_source, ids, tmp_path), wanted, atol=ATOL, rtol=0)
 
 
 def test_fused_qkv_is_three_sources(llama_source: Source, tiny_llama: Path) -> None:
@@ -104,12 +104,16 @@ def test_biased_qkv_and_tied_embeddings(tiny_llama: Path, tmp_path: Path) -> Non
     ids = np.random.default_rng(0).integers(0, 500, (1, 7))
     with torch.no_grad():
         wanted = model(torch.from_numpy(ids)).logits.numpy()
-    np.testing.assert_allclose(logits(source, ids), wanted, atol=ATOL, rtol=0)
+    np.testing.assert_allclose(logits(source, ids, tmp_path / "whole"), wanted, atol=ATOL, rtol=0)
 
 
 def test_a_genai_folder_is_a_decoder(llama_source: Source, tmp_path: Path) -> None:
-    assert llama_source.workdir is not None
-    source = load(llama_source.workdir, workdir=tmp_path)
+    folder = tmp_path / "genai"
+    folder.mkdir()
+    write_model(llama_source.graph, folder)
+    for name, path in llama_source.assets.items():
+        shutil.copy(path, folder / name)
+    source = load(folder, workdir=tmp_path)
     assert source.kind == "decoder"
     assert source.genai_config == llama_source.genai_config
     assert [n.weight for n in source.linears] == [n.weight for n in llama_source.linears]

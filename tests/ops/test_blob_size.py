@@ -36,6 +36,12 @@ def test_sizes_of_random_masks(n, k, density, kind, group, seed) -> None:
     exact, _ = checked_size(S != 0, group, kind)
     assert exact == bitmap.encode(S, group=group, **kind).size
     mask = np.random.default_rng(seed).random(S.shape) < density
+    if not {"encoding"} & set(kind) and kind.get("layout") != "tiles":
+        counts = np.add.reduceat(mask, np.arange(0, k, 64), axis=1, dtype=np.uint8)
+        assert bitmap.counted_bytes(counts, k, kind["value_type"], group,
+                                    layout=kind.get("layout", "rows")) == (
+            bitmap.blob_bytes(mask, group=group, **kind)
+        )  # fmt: skip
     assert bitmap.encode(S, group=group, mask=mask, **kind).size == (
         bitmap.blob_bytes(mask, group=group, **kind)
     )

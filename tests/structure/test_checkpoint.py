@@ -73,6 +73,12 @@ def test_any_slice_is_a_prefix(checkpoint: StructuredCheckpoint, data: st.DataOb
     assert S.shape == (entry.N, entry.K)
     np.testing.assert_array_equal(S.reshape(-1)[some_index], some_value)
     assert np.count_nonzero(S) <= nnz
+    mask = checkpoint.mask(name, nnz)
+    np.testing.assert_array_equal(np.sort(some_index), np.flatnonzero(mask))
+    np.testing.assert_array_equal(checkpoint.placed(name, nnz)[1], mask)
+    if entry.K % 64 == 0:
+        counts = mask.reshape(entry.N, -1, 64).sum(axis=2)
+        np.testing.assert_array_equal(checkpoint.word_counts(name, nnz), counts)
     same_index, given_back = checkpoint.sparse(name, nnz, rank)
     np.testing.assert_array_equal(same_index, some_index)
     if not entry.row_wise or rank == entry.rank:
