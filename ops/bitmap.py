@@ -135,7 +135,8 @@ def rounded(
     _check_matrix(S, mask)
     kind = checked_kind(S.shape[1], value_type, group, "bitmap", layout)
     if grid is not None:
-        grid.check(*S.shape, kind)
+        n, k = S.shape
+        grid.check(n, k, kind)
     matrix = Matrix(S, mask, None if grid is None else grid.scales)
     exponent = matrix.exponent(kind)
     book = None

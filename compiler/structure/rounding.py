@@ -46,7 +46,8 @@ class Grid:
         cells = np.ceil(w * twice_inverse)
         cells -= first
         np.maximum(np.minimum(cells, len(table) - 1, out=cells), 0, out=cells)
-        return table[cells.astype(np.intp)] * scale
+        nearest: F32 = table[cells.astype(np.intp)] * scale
+        return nearest
 
     @functools.cached_property
     def _scales(self) -> F32:
