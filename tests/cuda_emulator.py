@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -58,12 +58,50 @@ class CheckArguments(ctypes.Structure):
     _fields_ = [("S", TileMatrix), ("value_type", INT), ("faults", VOID), ("stored", VOID)]
 
 
+class Plan(NamedTuple):
+    """How a product is launched: slc::cuda::GemmPlan."""
+
+    rows: int
+    warps: int
+    cluster: int = 1
+
+
+class GemmPlan(ctypes.Structure):
+    _fields_ = [("rows", INT), ("warps", INT), ("cluster", INT)]
+
+
+class Gpu(NamedTuple):
+    """What plans are chosen by."""
+
+    sm: int
+    sms: int
+    shared_bytes: int
+    clusters: bool = False
+
+
+class GpuRow(ctypes.Structure):
+    """A line of gpu_table.h."""
+
+    _fields_ = [
+        ("sm", INT), ("stream_rows_max", INT), ("busy_warps", INT), ("split_rounds", INT),
+        ("cluster_max", INT),
+    ]  # fmt: skip
+
+
+TILED = Plan(128, 4)
+ORIN = Gpu(87, 8, 163 * 1024)
+
+
 class CudaKernels:
     """The kernels of libslc_cuda_emulated.so."""
 
     def __init__(self, library: Path) -> None:
         self._lib = lib = ctypes.CDLL(str(library))
-        lib.slc_emulate_gemm.argtypes = [INT, INT, INT, ctypes.c_uint32, VOID]
+        lib.slc_emulate_gemm.argtypes = [INT, INT, VOID, ctypes.c_uint32, VOID]
+        lib.slc_choose_plan.argtypes = [INT, INT, INT, INT, INT, I64, I64, I64, VOID]
+        lib.slc_gpu_row.argtypes = [INT, VOID]
+        lib.slc_plan_shared.argtypes = [INT, VOID]
+        lib.slc_take_bytes_read.restype = ctypes.c_uint64
         lib.slc_emulate_down.argtypes = lib.slc_emulate_up.argtypes = [INT, ctypes.c_uint32, VOID]
         lib.slc_emulate_check.argtypes = lib.slc_emulate_mma.argtypes = None
         lib.slc_tile_map.argtypes = [ctypes.c_char_p, INT, INT]
@@ -83,7 +121,7 @@ class CudaKernels:
         X: Array,
         bias: Array | None = None,
         *,
-        tiled: bool = False,
+        plan: Plan | None = None,
         seed: int = 0,
     ) -> Array:
         """X · decode(blob)ᵀ + bias of the type of X, [m, K] f16 or f32."""
@@ -93,11 +131,37 @@ class CudaKernels:
         arguments = GemmArguments(
             tile_matrix(aligned, header), pointer(X), pointer(bias), pointer(Y), len(X)
         )
+        plan = plan or self.choose(ORIN, header.value_type, header.n, header.k, len(X))
         self._lib.slc_emulate_gemm(
-            VALUE_TYPES[header.value_type], int(X.dtype == np.float32), int(tiled), seed,
-            ctypes.byref(arguments),
+            VALUE_TYPES[header.value_type], int(X.dtype == np.float32),
+            ctypes.byref(GemmPlan(*plan)), seed, ctypes.byref(arguments),
         )  # fmt: skip
         return Y
+
+    def choose(self, gpu: Gpu, value_type: str, n: int, k: int, m: int) -> Plan:
+        """What the host launches."""
+        plan = GemmPlan()
+        self._lib.slc_choose_plan(
+            gpu.sm, gpu.sms, gpu.shared_bytes, int(gpu.clusters), VALUE_TYPES[value_type], n, k, m,
+            ctypes.byref(plan),
+        )  # fmt: skip
+        return Plan(plan.rows, plan.warps, plan.cluster)
+
+    def table_row(self, sm: int) -> GpuRow:
+        """The line of gpu_table.h for an image."""
+        row = GpuRow()
+        self._lib.slc_gpu_row(sm, ctypes.byref(row))
+        return row
+
+    def plan_shared(self, value_type: str, plan: Plan) -> int:
+        """Bytes of shared memory of a thread block."""
+        return int(
+            self._lib.slc_plan_shared(VALUE_TYPES[value_type], ctypes.byref(GemmPlan(*plan)))
+        )
+
+    def take_bytes_read(self) -> int:
+        """What kernels read of global memory since the last call."""
+        return int(self._lib.slc_take_bytes_read())
 
     def down(self, X: Array, adapters: list[Array], scales: list[Array | None],
              gate: Array | None, seed: int = 0) -> Array:  # fmt: skip

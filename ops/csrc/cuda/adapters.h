@@ -40,7 +40,7 @@ SLC_DEVICE void LoadFour(const void* data, int type, i64 at, i64 left, float (&o
       return;
     }
     SLC_UNROLL
-    for (int i = 0; i < 4; ++i) out[i] = i < left ? static_cast<float>(from[i]) : 0.0f;
+    for (int i = 0; i < 4; ++i) out[i] = i < left ? static_cast<float>(LoadByte(from + i)) : 0.0f;
   }
 }
 
