@@ -40,17 +40,20 @@ class Adapter(ctypes.Structure):
     ]  # fmt: skip
 
 
+Adapters = Adapter * ADAPTERS_MAX
+
+
 class DownArguments(ctypes.Structure):
     _fields_ = [
         ("x", VOID), ("gate", VOID), ("h", VOID), ("m", I64), ("k", I64), ("stride", I64),
-        ("ranks", I64), ("adapters", Adapter * ADAPTERS_MAX), ("count", INT), ("reserved", INT),
+        ("ranks", I64), ("adapters", Adapters), ("count", INT), ("reserved", INT),
     ]  # fmt: skip
 
 
 class UpArguments(ctypes.Structure):
     _fields_ = [
         ("y0", VOID), ("h", VOID), ("y", VOID), ("m", I64), ("n", I64), ("stride", I64),
-        ("adapters", Adapter * ADAPTERS_MAX), ("count", INT), ("reserved", INT),
+        ("adapters", Adapters), ("count", INT), ("reserved", INT),
     ]  # fmt: skip
 
 
@@ -222,7 +225,7 @@ def tile_matrix(blob: Array, header: bitmap.Header) -> TileMatrix:
 def _adapters(
     matrices: list[Array], scales: list[Array | None], ranks: list[int], begin: int
 ) -> Any:
-    made = (Adapter * ADAPTERS_MAX)()
+    made = Adapters()
     for i, (matrix, scale, rank) in enumerate(zip(matrices, scales, ranks, strict=True)):
         made[i] = Adapter(
             pointer(matrix), pointer(scale), rank, begin, DENSE_TYPES[matrix.dtype], 0

@@ -12,8 +12,9 @@ namespace slc::cuda {
 
 // Brings 64 columns of 128 rows of X into a slot.
 template <bool kFloatX>
-SLC_DEVICE void CopyX(const GemmArguments& in, i64 row0, i64 column0, bool units, bool vectors,
-                      u8* slot) {
+SLC_DEVICE void CopyX(const GemmArguments& in, i64 row0, i64 column0, u8* slot) {
+  const bool vectors = ReadsVectors<kFloatX>(in);
+  const bool units = in.S.k % 8 == 0 && reinterpret_cast<u64>(in.x) % 16 == 0;
   constexpr int kUnits = kBlockColumns * 2 / kUnitBytes;  // of a row
   SLC_ROLLED
   for (int i = Thread(); i < kTiledRows * kUnits; i += Threads()) {
@@ -45,22 +46,20 @@ SLC_DEVICE void TiledGemm(const GemmArguments& in) {
   u8* ring = shared + kTableBytes + warp * (kTiledStages * kStage);
   u8* slots = shared + TiledXAt(kType);
 
-  const bool vectors = ReadsVectors<kFloatX>(in);
-  const bool units = S.k % 8 == 0 && reinterpret_cast<u64>(in.x) % 16 == 0;
-  const i64 mine = BlocksOfSplit(S.blocks, rank, ranks);
+  const int mine = static_cast<int>(BlocksOfSplit(S.blocks, rank, ranks));
   Extent ahead[kWarpTiles];  // of the block that is copied next, known one block early
-  const auto look_up = [&](i64 nth) {
+  const auto look_up = [&](int nth) {
     SLC_UNROLL
     for (int t = 0; t < kWarpTiles; ++t) {
       const bool there = nth < mine && tile0 + t < S.tiles;
       ahead[t] = there ? ExtentOf(S, (tile0 + t) * S.blocks + rank + nth * ranks) : Extent{0, 0};
     }
   };
-  const auto copy = [&](i64 nth) {  // then looks up the one after
+  const auto copy = [&](int nth) {  // then looks up the one after
     if (nth < mine) {
-      const i64 block = rank + nth * ranks;
+      const int block = rank + nth * ranks;
       const i64 group = kType == kF16 ? 0 : GroupOf(block, S.group_blocks);
-      const int slot = static_cast<int>(nth % kTiledStages);
+      const int slot = nth % kTiledStages;
       SLC_UNROLL
       for (int t = 0; t < kWarpTiles; ++t) {
         if (tile0 + t < S.tiles) {
@@ -68,7 +67,7 @@ SLC_DEVICE void TiledGemm(const GemmArguments& in) {
                            ring + slot * kStage + t * StageBytes(kType));
         }
       }
-      CopyX<kFloatX>(in, row0, block * kBlockColumns, units, vectors, slots + slot * kXBytes);
+      CopyX<kFloatX>(in, row0, static_cast<i64>(block) * kBlockColumns, slots + slot * kXBytes);
     }
     CopyCommit();
     look_up(nth + 1);
@@ -114,11 +113,11 @@ SLC_DEVICE void TiledGemm(const GemmArguments& in) {
 
   look_up(0);
   copy(0);
-  for (i64 nth = 0; nth < mine; ++nth) {
+  for (int nth = 0; nth < mine; ++nth) {
     CopyWait<0>();
     SyncBlock();  // the block and its X are there for everyone; those before it have been used
     copy(nth + 1);
-    const int slot = static_cast<int>(nth % kTiledStages);
+    const int slot = nth % kTiledStages;
     u32 a[kWarpTiles][4][4] = {};
     float scale[kWarpTiles][2] = {};
     decode(ring + slot * kStage, a, scale);
