@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ctypes
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from bench.gpu_plans import Gpu, GpuRow, Plan
 from native_kernels import pointer
 
 from slc.ops import bitmap
@@ -61,34 +62,8 @@ class CheckArguments(ctypes.Structure):
     _fields_ = [("S", TileMatrix), ("value_type", INT), ("faults", VOID), ("stored", VOID)]
 
 
-class Plan(NamedTuple):
-    """How a product is launched: slc::cuda::GemmPlan."""
-
-    rows: int
-    warps: int
-    cluster: int = 1
-
-
 class GemmPlan(ctypes.Structure):
     _fields_ = [("rows", INT), ("warps", INT), ("cluster", INT)]
-
-
-class Gpu(NamedTuple):
-    """What plans are chosen by."""
-
-    sm: int
-    sms: int
-    shared_bytes: int
-    clusters: bool = False
-
-
-class GpuRow(ctypes.Structure):
-    """A line of gpu_table.h."""
-
-    _fields_ = [
-        ("sm", INT), ("stream_rows_max", INT), ("busy_warps", INT), ("split_rounds", INT),
-        ("cluster_max", INT),
-    ]  # fmt: skip
 
 
 TILED = Plan(128, 4)
@@ -152,9 +127,9 @@ class CudaKernels:
 
     def table_row(self, sm: int) -> GpuRow:
         """The line of gpu_table.h for an image."""
-        row = GpuRow()
+        row = (INT * len(GpuRow._fields))()
         self._lib.slc_gpu_row(sm, ctypes.byref(row))
-        return row
+        return GpuRow(*row)
 
     def plan_shared(self, value_type: str, plan: Plan) -> int:
         """Bytes of shared memory of a thread block."""

@@ -61,7 +61,7 @@ def _call(function: Callable[..., Any], *args: Any) -> Any:
     return function(_host, *args)
 
 
-class CudaFailure(Exception):
+class CudaError(Exception):
     """The sentence that a function of slc_cuda.h gave."""
 
 
@@ -86,13 +86,13 @@ class Host:
         """slc_cuda_<name>.
 
         Raises:
-            CudaFailure: it gave a reason.
+            CudaError: it gave a reason.
         """
         function = getattr(self._lib, f"slc_cuda_{name}")
         function.restype = ctypes.c_char_p
         reason = function(*args)
         if reason is not None:
-            raise CudaFailure(reason.decode())
+            raise CudaError(reason.decode())
 
     def put(self, array: Array) -> int:
         """Device memory with a copy, that ends where nobody may read on."""

@@ -107,6 +107,11 @@ class Buffer:
         self._device, self.nbytes, self.pointer = device, nbytes, c_uint64()
         device.call("cuMemAlloc_v2", byref(self.pointer), c_size_t(nbytes))
 
+    @property
+    def address(self) -> int:
+        """Where it begins."""
+        return self.pointer.value
+
     def __del__(self) -> None:
         if self.pointer.value:
             self._device.call("cuMemFree_v2", self.pointer)

@@ -7,6 +7,11 @@ outside a damaged blob ends the process.
 from __future__ import annotations
 
 import ctypes
+import itertools
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cuda_emulator import Plan
-from cuda_host import A100, H100, ORIN_NANO, CudaFailure, Host, build_host, cuda_process
+from cuda_host import A100, H100, ORIN_NANO, CudaError, Host, build_host, cuda_process
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numerics import assert_within, matmul_bound, with_f16_output
@@ -66,7 +71,7 @@ def test_a_plan_that_no_kernel_has_is_refused(call: Call) -> None:
     blob = bitmap.encode(sparse(20, 100, 0.5), "f16", layout="tiles")
     X = np.ones((1, 100), np.float16)
     for plan in (Plan(24, 8), Plan(8, 17), Plan(8, 8, 16), Plan(128, 8), Plan(8, 0)):
-        with pytest.raises(CudaFailure, match="plan: got"):
+        with pytest.raises(CudaError, match="plan: got"):
             call(_product, blob, X, 20, plan)
 
 
@@ -75,7 +80,7 @@ def _opened(host: Host, blob: np.ndarray, size: int, m: int) -> str | None:
     packed = host.put(blob)
     try:
         opened = host.open(packed, size)
-    except CudaFailure as reason:
+    except CudaError as reason:
         return str(reason)
     else:
         n, k = (int(x) for x in blob[8:24].view(np.uint64))
@@ -105,9 +110,7 @@ FIELDS = {  # name: offset, type, wrong values
 
 @pytest.mark.parametrize("value_type", VALUES)
 @pytest.mark.parametrize("name", FIELDS)
-def test_every_wrong_field_of_the_header_is_refused(
-    call: Call, name: str, value_type: str
-) -> None:
+def test_every_wrong_field_of_the_header_is_refused(call: Call, name: str, value_type: str) -> None:
     """Sizes that leave every block as it is (N 36 of 35) are seen by the checksum alone."""
     offset, dtype, wrongs = FIELDS[name]
     for wrong in wrongs:
@@ -258,7 +261,7 @@ def _captured(host: Host, blob: np.ndarray, X: np.ndarray, n: int, plan: Plan | 
     try:
         host.open(packed, blob.size)
         refused = ""
-    except CudaFailure as reason:
+    except CudaError as reason:
         refused = str(reason)
     driver.cuStreamEndCapture(None, ctypes.byref(graph))
     return host.get(y, Y), refused
@@ -272,3 +275,46 @@ def test_products_can_be_captured_in_a_graph(call: Call) -> None:
         found, refused = call(_captured, blob, X, 35, None)
         np.testing.assert_array_equal(found, call(_product, blob, X, 35))
         assert "CAPTURE_UNSUPPORTED" in refused  # so that the test can fail
+
+
+def test_gpu_check_runs_to_its_end(folder: Path, tmp_path: Path) -> None:
+    """Every part of the script, over the fake driver, within seconds."""
+    fake = folder / "fake-driver"
+    environment = os.environ | {
+        "LD_LIBRARY_PATH": str(fake), "SLC_FAKE_GPU": ORIN_NANO, "PYTHON": sys.executable,
+        "SLC_CUBLAS": str(fake / "libcuda.so.1"), "DRY": "1", "SECONDS_CORRECT": "2",
+        "SECONDS_TIME": "20", "SECONDS_TUNE": "4",
+        "SLC_CUDA_LIBRARY": str(folder / "libslc_ops_cuda.so"),
+    }  # fmt: skip
+    script = Path(__file__).resolve().parents[1] / "bench" / "gpu_check.sh"
+    done = subprocess.run(
+        [str(script), str(tmp_path)], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "gpu_check.json").read_text())
+    assert found["device"] == "fake sm_87"
+    assert found["correct"]["failed"] == 0
+    assert found["correct"]["cases"] > 0
+    timed = {(r["values"], r["m"]) for r in found["time"]["results"]}
+    assert timed == {*itertools.product(VALUES, (1, 70))}
+    assert all("ratio" in r for r in found["time"]["results"])
+    assert found["tune"]["loss"] >= 1
+    text = (tmp_path / "gpu_check.md").read_text()
+    assert "gpu_table.h here: `{87, " in text
+
+
+def test_gpu_check_finds_a_wrong_product(folder: Path, tmp_path: Path) -> None:
+    """So that a clean run means something: values that are not those of the reference."""
+    environment = os.environ | {
+        "LD_LIBRARY_PATH": str(folder / "fake-driver"), "SLC_FAKE_GPU": ORIN_NANO,
+        "SLC_FAKE_WRONG": "slc_stream_f16_half_8", "PYTHONPATH": str(Path(__file__).parents[1]),
+    }  # fmt: skip
+    script = Path(__file__).resolve().parents[1] / "bench" / "gpu_check.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "correct", "--few", "--seconds", "3", "--library",
+         str(folder / "libslc_ops_cuda.so"), "--out", str(tmp_path)],
+        env=environment, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "f16" in done.stdout
+    assert "of the bound" in done.stdout

@@ -190,10 +190,10 @@ def test_any_split_of_k(cuda, n, k, m, warps, cluster, value_type, seed) -> None
     _check(cuda, sparse(n, k, 0.5, seed), m, seed, value_type=value_type, plan=plan)
 
 
-@pytest.mark.parametrize("plan", [Plan(8, 8), Plan(8, 4, 4), Plan(64, 8, 2), Plan(128, 4, 2)], ids=str)
-def test_a_split_gives_the_same_bits_in_any_order_of_threads(
-    cuda: CudaKernels, plan: Plan
-) -> None:
+@pytest.mark.parametrize(
+    "plan", [Plan(8, 8), Plan(8, 4, 4), Plan(64, 8, 2), Plan(128, 4, 2)], ids=str
+)
+def test_a_split_gives_the_same_bits_in_any_order_of_threads(cuda: CudaKernels, plan: Plan) -> None:
     """Sums of warps and of thread blocks are added in a fixed order."""
     blob = bitmap.encode(sparse(35, 700, 0.5, 0), "i8", layout="tiles")
     X = np.random.default_rng(0).standard_normal((9, 700), np.float32)

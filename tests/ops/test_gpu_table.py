@@ -1,4 +1,4 @@
-"""gpu_table.h: which kernel takes how many rows, and over what a row's K is split, for every GPU."""
+"""gpu_table.h: which kernel takes how many rows, and how a row's K is split, for every GPU."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import itertools
 from pathlib import Path
 
 import pytest
-from cuda_emulator import CudaKernels, Gpu, Plan
+from bench.gpu_plans import Gpu, Plan, best_split, grid, row_for, splits
+from cuda_emulator import CudaKernels
 from native_kernels import build
 
 KIB = 1024
@@ -35,32 +36,6 @@ def cuda(build_folder: Path) -> CudaKernels:
     return CudaKernels(build_folder / "libslc_cuda_emulated.so")
 
 
-def _up(a: int, b: int) -> int:
-    return -(-a // b)
-
-
-def _grid(plan: Plan, n: int, m: int) -> tuple[int, int]:
-    across = 128 if plan.rows == 128 else 16 if plan.rows == 8 else 32
-    return _up(n, across) * plan.cluster, _up(m, plan.rows)
-
-
-def _cost(cuda: CudaKernels, gpu: Gpu, plan: Plan, n: int, k: int, m: int) -> int:
-    """As gpu_table.h words it: blocks of a warp on the busiest SM, times warps."""
-    row = cuda.table_row(gpu.sm)
-    x, y = _grid(plan, n, m)
-    warps = _up(x * y, gpu.sms) * plan.warps
-    share = _up(_up(k, 64), plan.cluster * (1 if plan.rows == 128 else plan.warps))
-    return (share + row.split_rounds) * max(warps, row.busy_warps)
-
-
-def _splits(cuda: CudaKernels, gpu: Gpu, value_type: str, rows: int) -> list[Plan]:
-    """Every split that a kernel can be launched with, the smallest clusters first."""
-    warps = {8: (4, 8, 16), 128: (4,)}.get(rows, (4, 8))
-    clusters = [c for c in (1, 2, 4, 8) if c <= cuda.table_row(gpu.sm).cluster_max]
-    made = [Plan(rows, w, c) for c in (clusters if gpu.clusters else [1]) for w in warps]
-    return [plan for plan in made if cuda.plan_shared(value_type, plan) <= gpu.shared_bytes]
-
-
 @pytest.mark.parametrize("name", GPUS)
 @pytest.mark.parametrize("value_type", VALUES)
 def test_every_plan_can_be_launched_and_none_is_cheaper(
@@ -68,12 +43,16 @@ def test_every_plan_can_be_launched_and_none_is_cheaper(
 ) -> None:
     gpu = GPUS[name]
     row = cuda.table_row(gpu.sm)
+    assert row == row_for(gpu.sm)  # the table in Python
+
+    def fits(plan: Plan) -> bool:
+        return cuda.plan_shared(value_type, plan) <= gpu.shared_bytes
+
+    fitting = {rows: splits(rows, gpu, fits) for rows in (8, 16, 32, 64, 128)}
     for n, k, m in itertools.product(NS, KS, MS):
         plan = cuda.choose(gpu, value_type, n, k, m)
-        splits = _splits(cuda, gpu, value_type, plan.rows)
-        costs = [_cost(cuda, gpu, split, n, k, m) for split in splits]
-        assert plan == splits[costs.index(min(costs))], (n, k, m)
-        x, y = _grid(plan, n, m)
+        assert plan == best_split(row, gpu.sms, fitting[plan.rows], n, k, m), (n, k, m)
+        x, y = grid(plan, n, m)
         assert x % plan.cluster == 0
         assert x < 2**31
         assert y <= 65535
@@ -84,10 +63,10 @@ def test_every_plan_can_be_launched_and_none_is_cheaper(
 
 
 def test_splits_fill_a_gpu_that_rows_do_not(cuda: CudaKernels) -> None:
-    """Llama-3-8B's k and v have 64 row tiles: half of an H100 without a split over thread blocks."""
+    """Llama-3-8B's k and v have 64 row tiles: without such a split half of an H100 is idle."""
     h100 = GPUS["H100"]
     plan = cuda.choose(h100, "f16", 1024, 4096, 1)
-    assert _grid(plan, 1024, 1)[0] >= 0.9 * h100.sms
+    assert grid(plan, 1024, 1)[0] >= 0.9 * h100.sms
     assert cuda.choose(h100, "f16", 4096, 4096, 1).cluster == 1  # 256 row tiles: two on an SM
     assert cuda.choose(GPUS["Orin Nano"], "f16", 1024, 4096, 1).cluster == 1
     assert cuda.choose(h100, "f16", 4096, 4096, 128).cluster > 1  # 32 large thread blocks
@@ -108,7 +87,7 @@ def test_an_image_has_its_own_row_or_the_one_before(cuda: CudaKernels) -> None:
 def test_rows_are_within_what_the_hardware_has(cuda: CudaKernels, sm: int) -> None:
     row = cuda.table_row(sm)
     assert row.stream_rows_max % 8 == 0
-    assert 8 <= row.stream_rows_max
+    assert row.stream_rows_max >= 8
     assert 1 <= row.busy_warps <= 64  # of an SM
     assert row.cluster_max in ((1,) if sm < 90 else (1, 2, 4, 8))  # 8: what every such GPU has
     assert row.split_rounds >= 0

@@ -3,6 +3,7 @@
 // page that nobody may touch begins, so that a read beyond it is a fault here, and what a CUDA graph
 // can't capture is an error. For tests.
 //
+// SLC_FAKE_WRONG names a kernel that is not run: what it should write stays as it was.
 // SLC_FAKE_GPU="sm,SMs,shared KiB,clusters" says what GPU it is; "90,132,227,1" without it.
 #include <sys/mman.h>
 #include <unistd.h>
@@ -17,6 +18,7 @@
 #include <vector>
 
 #include "../cuda/driver.h"
+#include "../f16.h"
 #include "emulated_kernels.h"
 
 #define SLC_FAKE extern "C" __attribute__((visibility("default")))
@@ -85,6 +87,8 @@ int LaunchAs(const Function* function, unsigned x, unsigned y, unsigned threads,
   std::vector<char> taken(bytes, bytes + function->kernel->arguments_bytes);
   Do([=] {
     ++Is().launches;
+    const char* wrong = std::getenv("SLC_FAKE_WRONG");
+    if (wrong != nullptr && function->name == wrong) return;
     function->kernel->launch(x, y, static_cast<int>(threads), static_cast<int>(shared),
                              static_cast<int>(cluster), Is().seed++, taken.data());
   });
@@ -234,3 +238,32 @@ SLC_FAKE int cuEventElapsedTime(float* ms, const double* begin, const double* en
   return *ms = static_cast<float>(1e3 * (*end - *begin)), kSuccess;
 }
 SLC_FAKE int cuEventDestroy_v2(double* event) { return delete event, kSuccess; }
+
+// cuBLAS, as far as gpu_check.py calls it: f16 with sums in f32, the first matrix transposed.
+SLC_FAKE int cublasCreate_v2(void** handle) { return *handle = &Is(), kSuccess; }
+SLC_FAKE int cublasSetStream_v2(void*, CuStream) { return kSuccess; }
+SLC_FAKE int cublasSetWorkspace_v2(void*, void*, size_t) { return kSuccess; }
+SLC_FAKE int cublasGetVersion_v2(void*, int* version) { return *version = 0, kSuccess; }
+SLC_FAKE int cublasGemmEx(void*, int transpose_a, int transpose_b, int m, int n, int k,
+                          const float* alpha, const uint16_t* A, int a_type, int lda,
+                          const uint16_t* B, int b_type, int ldb, const float* beta, uint16_t* C,
+                          int c_type, int ldc, int compute_type, int) {
+  constexpr int kHalf = 2, kComputeFloat = 68;
+  if (transpose_a != 1 || transpose_b != 0 || a_type != kHalf || b_type != kHalf ||
+      c_type != kHalf || compute_type != kComputeFloat || lda < k || ldb < k || ldc < m ||
+      *alpha != 1.0f || *beta != 0.0f) {
+    return kInvalidValue;
+  }
+  Do([=] {
+    for (int j = 0; j < n; ++j) {
+      for (int i = 0; i < m; ++i) {
+        float sum = 0;
+        for (int at = 0; at < k; ++at) {
+          sum += slc::HalfToFloat(A[i * lda + at]) * slc::HalfToFloat(B[j * ldb + at]);
+        }
+        C[j * ldc + i] = slc::FloatToHalf(sum);
+      }
+    }
+  });
+  return kSuccess;
+}
