@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
+from bench.gpu_library import stacked
 from bench.gpu_plans import Gpu, cost, kernels, row_for, splits
 from bench.gpu_report import table, tuned_row
+from ops_models import sparse
+
+from slc.ops import bitmap
 
 H100 = Gpu(90, 132, 227 * 1024, clusters=True)
 SHAPES = [(4096, 4096), (1024, 4096), (14336, 4096), (4096, 14336)]
@@ -52,3 +57,11 @@ def test_a_table_says_what_was_not_run() -> None:
     ):
         assert what in text
     assert "no alternatives timed" in text
+
+
+@pytest.mark.parametrize("value_type", ["f16", "i8", "i4"])
+def test_a_stacked_blob_is_whole(value_type: str) -> None:
+    blob = bitmap.encode(sparse(32, 200, 0.5), value_type, layout="tiles")
+    made = stacked(blob, 3)
+    bitmap.check(made)
+    np.testing.assert_array_equal(bitmap.decode(made), np.tile(bitmap.decode(blob), (3, 1)))
