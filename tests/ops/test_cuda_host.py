@@ -223,7 +223,7 @@ def _adapters(host: Host, ranks: list[int], n: int, k: int, m: int) -> Any:
     return H, Y, down, host.taken()
 
 
-@pytest.mark.parametrize("m", [1, 8])
+@pytest.mark.parametrize("m", [1, 8, 40])
 def test_many_adapters_cost_what_one_of_their_rank_does(call: Call, m: int) -> None:
     """One launch of Down and one of Up, and at most 1.1 times the bytes; equal results of Down."""
     n, k = 96, 256

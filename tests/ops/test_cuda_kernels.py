@@ -276,6 +276,30 @@ def test_up(cuda, n, m, ranks, types, x_type, offset, seed) -> None:
     _assert_rounded(got, exact, bound)
 
 
+@pytest.mark.parametrize("types", [(np.float16, np.int8, np.float16), (np.int8,) * 3])
+@pytest.mark.parametrize(
+    ("n", "k", "m", "ranks"),
+    [(96, 256, 40, (16, 8, 40)), (131, 203, 33, (5, 17, 1)), (16, 64, 9, (16, 0, 0)),
+     (128, 700, 65, (4, 80, 12))],
+)  # fmt: skip
+def test_adapters_on_tensor_cores(cuda: CudaKernels, n, k, m, ranks, types) -> None:
+    """More than eight rows of X in f16: matrices that four columns are read of at once, and not."""
+    rng = np.random.default_rng(n)
+    A = [_adapter(rng, rank, k, dtype) for rank, dtype in zip(ranks, types, strict=True)]
+    B = [_adapter(rng, n, rank, dtype) for rank, dtype in zip(ranks, types, strict=True)]
+    X = rng.standard_normal((m, k)).astype(np.float16)
+    gate = rng.standard_normal(sum(ranks)).astype(np.float32)
+    H = cuda.down(X, [one for one, _ in A], [scale for _, scale in A], gate)
+    whole_A = np.concatenate([_exact(*one) for one in A]) * gate[:, None].astype(np.float64)
+    _assert_rounded(H, X.astype(np.float64) @ whole_A.T, matmul_bound(X, whole_A, lanes=1), "down")
+    used = rng.standard_normal((m, 3 + sum(ranks))).astype(np.float16)
+    Y0 = rng.standard_normal((m, n)).astype(np.float16)
+    Y = cuda.up(Y0, used, [one for one, _ in B], [scale for _, scale in B], 3)
+    whole_B = np.concatenate([_exact(*one) for one in B], axis=1)
+    exact = Y0.astype(np.float64) + used[:, 3:].astype(np.float64) @ whole_B.T
+    _assert_rounded(Y, exact, matmul_bound(used[:, 3:], whole_B, Y0, lanes=1), "up")
+
+
 def test_adapters_agree_with_the_reference(cuda: CudaKernels) -> None:
     """The order of scales and of H's columns is the contract's."""
     rng = np.random.default_rng(2)

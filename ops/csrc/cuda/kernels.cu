@@ -1,5 +1,6 @@
 // Every kernel by the name under which the host finds it. Compiled by NVRTC for each SM (build_images.py),
 // and by the host's compiler against the emulator in tests.
+#include "adapter_gemm.h"
 #include "adapters.h"
 #include "check_blob.h"
 #include "stream_gemm.h"
@@ -43,4 +44,8 @@ SLC_KERNEL SLC_THREADS(32 * kAdapterWarps) void slc_up_half(UpArguments in) {
 SLC_KERNEL SLC_THREADS(32 * kAdapterWarps) void slc_up_float(UpArguments in) {
   AdapterUp<true>(in);
 }
+SLC_KERNEL SLC_THREADS(32 * kAdapterWarps) void slc_down_gemm(DownArguments in) {
+  AdapterDownGemm(in);
+}
+SLC_KERNEL SLC_THREADS(32 * kAdapterWarps) void slc_up_gemm(UpArguments in) { AdapterUpGemm(in); }
 SLC_KERNEL SLC_THREADS(kCheckThreads) void slc_check(CheckArguments in) { CheckBlob(in); }

@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "arguments.h"
 #include "gpu_table.h"
 
 namespace slc::cuda {
@@ -27,13 +28,39 @@ inline std::string GemmName(int value_type, bool float_x, const GemmPlan& plan) 
   return IsTiled(plan) ? "slc_tiled_" + kind : "slc_stream_" + kind + "_" + std::to_string(plan.rows);
 }
 
-inline Grid DownGrid(long long ranks, long long m) {
-  return {DivideUp(ranks, kAdapterWarps), DivideUp(m, kAdapterRows), 32 * kAdapterWarps, 0, 1};
+// Whether adapters run on tensor cores: more rows than a warp of the other kernels has at a time,
+// and everything is a half exactly.
+template <class Arguments>
+bool OnTensorCores(const Arguments& in, bool float_x) {
+  bool exact = !float_x && in.m > kAdapterRows;
+  for (int i = 0; i < in.count; ++i) exact = exact && in.adapters[i].type != kDenseF32;
+  return exact;
 }
 
-inline Grid UpGrid(long long n, long long m) {
-  constexpr long long kRows = kAdapterWarps * (32 / kUpLanes);
-  return {DivideUp(n, kRows), DivideUp(m, kAdapterRows), 32 * kAdapterWarps, 0, 1};
+struct AdapterLaunch {
+  const char* name;
+  Grid grid;
+};
+
+inline AdapterLaunch DownLaunch(const DownArguments& in, bool float_x) {
+  constexpr int kThreads = 32 * kAdapterWarps;
+  if (OnTensorCores(in, float_x)) {
+    return {"slc_down_gemm", {DivideUp(in.ranks, kBlockRows), DivideUp(in.m, kAdapterGemmRows),
+                              kThreads, kDownGemmShared, 1}};
+  }
+  return {float_x ? "slc_down_float" : "slc_down_half",
+          {DivideUp(in.ranks, kAdapterWarps), DivideUp(in.m, kAdapterRows), kThreads, 0, 1}};
+}
+
+inline AdapterLaunch UpLaunch(const UpArguments& in, bool float_x) {
+  constexpr int kThreads = 32 * kAdapterWarps;
+  if (OnTensorCores(in, float_x)) {
+    return {"slc_up_gemm", {DivideUp(in.n, kAdapterWarps * kBlockRows),
+                            DivideUp(in.m, kAdapterGemmRows), kThreads, kUpGemmShared, 1}};
+  }
+  return {float_x ? "slc_up_float" : "slc_up_half",
+          {DivideUp(in.n, kAdapterWarps * (32 / kUpLanes)), DivideUp(in.m, kAdapterRows), kThreads,
+           0, 1}};
 }
 
 inline Grid CheckGrid(long long blocks) {

@@ -23,6 +23,8 @@ std::vector<Named> EntryPoints() {
                               {"slc_down_float", 0},
                               {"slc_up_half", 0},
                               {"slc_up_float", 0},
+                              {"slc_down_gemm", kDownGemmShared},
+                              {"slc_up_gemm", kUpGemmShared},
                               {"slc_check", 0}};
   for (const bool float_x : {false, true}) {
     for (const int type : {kF16, kI8, kI4}) {

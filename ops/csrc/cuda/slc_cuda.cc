@@ -179,15 +179,15 @@ const char* slc_cuda_gemm_by(const GemmPlan* plan, const Blob* blob, const void*
 const char* slc_cuda_adapter_down(const DownArguments* arguments, int x_type, void* stream) {
   return Guarded([&] {
     DownArguments in = *arguments;
-    const char* name = x_type == kXFloat ? "slc_down_float" : "slc_down_half";
-    Launch(CurrentKernels().Find(name), DownGrid(in.ranks, in.m), &in, stream, name);
+    const AdapterLaunch launch = DownLaunch(in, x_type == kXFloat);
+    Launch(CurrentKernels().Find(launch.name), launch.grid, &in, stream, launch.name);
   });
 }
 
 const char* slc_cuda_adapter_up(const UpArguments* arguments, int x_type, void* stream) {
   return Guarded([&] {
     UpArguments in = *arguments;
-    const char* name = x_type == kXFloat ? "slc_up_float" : "slc_up_half";
-    Launch(CurrentKernels().Find(name), UpGrid(in.n, in.m), &in, stream, name);
+    const AdapterLaunch launch = UpLaunch(in, x_type == kXFloat);
+    Launch(CurrentKernels().Find(launch.name), launch.grid, &in, stream, launch.name);
   });
 }

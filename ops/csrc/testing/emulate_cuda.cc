@@ -41,6 +41,8 @@ const std::map<std::string, EmulatedKernel>& AllKernels() {
       SLC_ONE(slc_down_float, DownArguments, kAdapterWarps),
       SLC_ONE(slc_up_half, UpArguments, kAdapterWarps),
       SLC_ONE(slc_up_float, UpArguments, kAdapterWarps),
+      SLC_ONE(slc_down_gemm, DownArguments, kAdapterWarps),
+      SLC_ONE(slc_up_gemm, UpArguments, kAdapterWarps),
       SLC_ONE(slc_check, CheckArguments, kCheckThreads / 32)};
   return kernels;
 }
@@ -77,11 +79,13 @@ SLC_TEST_API void slc_emulate_gemm(int value_type, int float_x, const GemmPlan* 
 }
 
 SLC_TEST_API void slc_emulate_down(int float_x, unsigned seed, const DownArguments* in) {
-  Emulate(float_x != 0 ? "slc_down_float" : "slc_down_half", DownGrid(in->ranks, in->m), seed, in);
+  const AdapterLaunch launch = DownLaunch(*in, float_x != 0);
+  Emulate(launch.name, launch.grid, seed, in);
 }
 
 SLC_TEST_API void slc_emulate_up(int float_x, unsigned seed, const UpArguments* in) {
-  Emulate(float_x != 0 ? "slc_up_float" : "slc_up_half", UpGrid(in->n, in->m), seed, in);
+  const AdapterLaunch launch = UpLaunch(*in, float_x != 0);
+  Emulate(launch.name, launch.grid, seed, in);
 }
 
 SLC_TEST_API void slc_emulate_check(const CheckArguments* in) {
