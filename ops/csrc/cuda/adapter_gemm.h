@@ -126,8 +126,7 @@ SLC_DEVICE void UpSums(const UpArguments& in, const Adapter& B, i64 n, i64 row0,
       SLC_UNROLL
       for (int half = 0; half < 2; ++half) {
         if (n + 8 * half >= in.n) continue;
-        const Pair four =
-            LoadHalves<kAligned>(B.data, B.type, (n + 8 * half) * B.rank + at, left);
+        const Pair four = LoadHalves<kAligned>(B.data, B.type, (n + 8 * half) * B.rank + at, left);
         a[half] = four.x, a[half + 2] = four.y;
       }
       SLC_UNROLL

@@ -1,5 +1,5 @@
-// Every kernel by the name under which the host finds it. Compiled by NVRTC for each SM (build_images.py),
-// and by the host's compiler against the emulator in tests.
+// Every kernel by the name under which the host finds it. Compiled by NVRTC for each SM
+// (build_images.py), and by the host's compiler against the emulator in tests.
 #include "adapter_gemm.h"
 #include "adapters.h"
 #include "check_blob.h"
@@ -9,10 +9,10 @@
 using namespace slc::cuda;  // NOLINT: a file of entry points
 
 // slc_stream_<values>_<x>_<rows of X>
-#define SLC_STREAM(name, type, float_x, rows)                                                   \
-  SLC_KERNEL SLC_THREADS(32 * StreamWarpsMax(rows)) void slc_stream_##name##_##rows(            \
-      GemmArguments in) {                                                                       \
-    StreamGemm<type, float_x, rows>(in);                                                        \
+#define SLC_STREAM(name, type, float_x, rows)                                                      \
+  SLC_KERNEL SLC_THREADS(32 *                                                                      \
+                         StreamWarpsMax(rows)) void slc_stream_##name##_##rows(GemmArguments in) { \
+    StreamGemm<type, float_x, rows>(in);                                                           \
   }
 #define SLC_TILED(name, type, float_x)                                               \
   SLC_KERNEL SLC_THREADS(32 * kTiledWarps) void slc_tiled_##name(GemmArguments in) { \

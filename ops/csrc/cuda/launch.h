@@ -25,7 +25,8 @@ SLC_HOST_DEVICE constexpr Grid GemmGrid(int value_type, const GemmPlan& plan, lo
 inline std::string GemmName(int value_type, bool float_x, const GemmPlan& plan) {
   const std::string values = value_type == kF16 ? "f16" : value_type == kI8 ? "i8" : "i4";
   const std::string kind = values + (float_x ? "_float" : "_half");
-  return IsTiled(plan) ? "slc_tiled_" + kind : "slc_stream_" + kind + "_" + std::to_string(plan.rows);
+  return IsTiled(plan) ? "slc_tiled_" + kind
+                       : "slc_stream_" + kind + "_" + std::to_string(plan.rows);
 }
 
 // Whether adapters run on tensor cores: more rows than a warp of the other kernels has at a time,
@@ -45,8 +46,9 @@ struct AdapterLaunch {
 inline AdapterLaunch DownLaunch(const DownArguments& in, bool float_x) {
   constexpr int kThreads = 32 * kAdapterWarps;
   if (OnTensorCores(in, float_x)) {
-    return {"slc_down_gemm", {DivideUp(in.ranks, kBlockRows), DivideUp(in.m, kAdapterGemmRows),
-                              kThreads, kDownGemmShared, 1}};
+    return {"slc_down_gemm",
+            {DivideUp(in.ranks, kBlockRows), DivideUp(in.m, kAdapterGemmRows), kThreads,
+             kDownGemmShared, 1}};
   }
   return {float_x ? "slc_down_float" : "slc_down_half",
           {DivideUp(in.ranks, kAdapterWarps), DivideUp(in.m, kAdapterRows), kThreads, 0, 1}};
@@ -55,8 +57,9 @@ inline AdapterLaunch DownLaunch(const DownArguments& in, bool float_x) {
 inline AdapterLaunch UpLaunch(const UpArguments& in, bool float_x) {
   constexpr int kThreads = 32 * kAdapterWarps;
   if (OnTensorCores(in, float_x)) {
-    return {"slc_up_gemm", {DivideUp(in.n, kAdapterWarps * kBlockRows),
-                            DivideUp(in.m, kAdapterGemmRows), kThreads, kUpGemmShared, 1}};
+    return {"slc_up_gemm",
+            {DivideUp(in.n, kAdapterWarps * kBlockRows), DivideUp(in.m, kAdapterGemmRows), kThreads,
+             kUpGemmShared, 1}};
   }
   return {float_x ? "slc_up_float" : "slc_up_half",
           {DivideUp(in.n, kAdapterWarps * (32 / kUpLanes)), DivideUp(in.m, kAdapterRows), kThreads,

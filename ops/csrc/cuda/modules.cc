@@ -120,9 +120,9 @@ void Launch(CuFunction kernel, const Grid& grid, void* arguments, void* stream, 
   auto* on = static_cast<CuStream>(stream);
   const Driver& driver = TheDriver();
   if (grid.cluster == 1) {
-    CheckCuda(driver.LaunchKernel(kernel, x, y, 1, threads, 1, 1, shared_bytes, on, pointers,
-                                  nullptr),
-              what);
+    CheckCuda(
+        driver.LaunchKernel(kernel, x, y, 1, threads, 1, 1, shared_bytes, on, pointers, nullptr),
+        what);
     return;
   }
   CuLaunchAttribute cluster = {kClusterDimension, {}, {static_cast<unsigned>(grid.cluster), 1, 1}};

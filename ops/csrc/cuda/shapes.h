@@ -67,10 +67,10 @@ SLC_HOST_DEVICE constexpr int TiledShared(int value_type) {
 
 constexpr int kAdapterRows = 8;  // rows of X or H that a warp has at a time
 constexpr int kAdapterWarps = 8;
-constexpr int kUpLanes = 8;  // of a warp, for one row of B
+constexpr int kUpLanes = 8;           // of a warp, for one row of B
 constexpr int kAdapterGemmRows = 32;  // adapter_gemm.h: rows of X of a thread block
 constexpr int kDownGemmShared = kAdapterWarps * 4 * SumsElems(kAdapterGemmRows, kBlockRows);
-constexpr int kUpGemmShared = 4 * SumsElems(kAdapterGemmRows, kAdapterWarps * kBlockRows);
+constexpr int kUpGemmShared = 4 * SumsElems(kAdapterGemmRows, kAdapterWarps* kBlockRows);
 constexpr int kCheckThreads = 256;
 
 }  // namespace slc::cuda

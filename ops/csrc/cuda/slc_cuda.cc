@@ -136,7 +136,8 @@ void CheckPlan(const GemmPlan& plan, int value_type) {
   }
   throw CudaError("plan: got " + std::to_string(plan.rows) + " rows, " +
                   std::to_string(plan.warps) + " warps, a cluster of " +
-                  std::to_string(plan.cluster) + ", wanted one of those of gpu_table.h on this GPU");
+                  std::to_string(plan.cluster) +
+                  ", wanted one of those of gpu_table.h on this GPU");
 }
 
 }  // namespace

@@ -75,18 +75,20 @@ SLC_DEVICE void TiledGemm(const GemmArguments& in) {
 
   float sums[kWarpTiles][kRows8][4] = {};
   // A tile beyond the last counts as 0: its operands meet nothing that is kept.
-  const auto decode = [&](const u8* stages, u32 (&a)[kWarpTiles][4][4], float (&scale)[kWarpTiles][2]) {
+  const auto decode = [&](const u8* stages, u32(&a)[kWarpTiles][4][4],
+                          float (&scale)[kWarpTiles][2]) {
     SLC_UNROLL
     for (int t = 0; t < kWarpTiles; ++t) {
       if (tile0 + t >= S.tiles) continue;
       const u8* stage = stages + t * StageBytes(kType);
       const u32 before = ValuesBeforeWords(stage);
       SLC_UNROLL
-      for (int step = 0; step < 4; ++step) DecodeStep<kType>(stage, table, before, step, a[t][step]);
+      for (int step = 0; step < 4; ++step)
+        DecodeStep<kType>(stage, table, before, step, a[t][step]);
       if constexpr (kType != kF16) LaneScales(stage, scale[t]);
     }
   };
-  const auto multiply = [&](const u8* x, const u32 (&a)[kWarpTiles][4][4],
+  const auto multiply = [&](const u8* x, const u32(&a)[kWarpTiles][4][4],
                             const float (&scale)[kWarpTiles][2]) {
     SLC_UNROLL
     for (int j = 0; j < kRows8; ++j) {

@@ -1,6 +1,6 @@
 // Runs the kernels of csrc/cuda on the CPU, one cluster of thread blocks at a time: every CUDA
-// thread is a fiber, which gives way wherever threads wait for each other. It is there to find wrong indices,
-// missing waits and missing barriers, not to be fast:
+// thread is a fiber, which gives way wherever threads wait for each other. It is there to find
+// wrong indices, missing waits and missing barriers, not to be fast:
 //
 // - shared memory begins as NaN bits, and reads or writes beyond what was asked for abort;
 // - cp.async copies when it is waited for and not before, so that reading too early reads what was;

@@ -1,11 +1,11 @@
 // A C interface to the CUDA kernels, run by the emulator, and to their index arithmetic: for tests.
 // Not part of the released library.
 #define SLC_CUDA_EMULATED 1
+#include <map>
+
 #include "../cuda/kernels.cu"
 #include "../cuda/launch.h"
 #include "emulated_kernels.h"
-
-#include <map>
 
 #define SLC_TEST_API extern "C" __attribute__((visibility("default")))
 
@@ -25,8 +25,8 @@ EmulatedKernel Emulated(int warps_max) {
 #define SLC_ONE(name, Arguments, warps_max) {#name, Emulated<Arguments, name>(warps_max)}
 #define SLC_STREAM_OF(name, rows) \
   SLC_ONE(slc_stream_##name##_##rows, GemmArguments, StreamWarpsMax(rows))
-#define SLC_GEMMS(name)                                                                       \
-  SLC_STREAM_OF(name, 8), SLC_STREAM_OF(name, 16), SLC_STREAM_OF(name, 32),                   \
+#define SLC_GEMMS(name)                                                     \
+  SLC_STREAM_OF(name, 8), SLC_STREAM_OF(name, 16), SLC_STREAM_OF(name, 32), \
       SLC_STREAM_OF(name, 64), SLC_ONE(slc_tiled_##name, GemmArguments, kTiledWarps)
 
 const std::map<std::string, EmulatedKernel>& AllKernels() {

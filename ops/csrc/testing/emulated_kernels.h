@@ -9,7 +9,7 @@ namespace slc::cuda {
 struct EmulatedKernel {
   void (*launch)(long long x, long long y, int threads, int shared_bytes, int cluster,
                  unsigned seed, const void* arguments);
-  int threads_max;       // of its launch bounds
+  int threads_max;  // of its launch bounds
   int arguments_bytes;
 };
 

@@ -1,7 +1,7 @@
-// libcuda.so.1 without a GPU: the calls of the driver that libslc_ops_cuda.so and gpu_check.py make,
-// over host memory, kernels run by the emulator. Stricter than a driver: an allocation ends where a
-// page that nobody may touch begins, so that a read beyond it is a fault here, and what a CUDA graph
-// can't capture is an error. For tests.
+// libcuda.so.1 without a GPU: the calls of the driver that libslc_ops_cuda.so and gpu_check.py
+// make, over host memory, kernels run by the emulator. Stricter than a driver: an allocation ends
+// where a page that nobody may touch begins, so that a read beyond it is a fault here, and what a
+// CUDA graph can't capture is an error. For tests.
 //
 // SLC_FAKE_WRONG names a kernel that is not run: what it should write stays as it was.
 // SLC_FAKE_GPU="sm,SMs,shared KiB,clusters" says what GPU it is; "90,132,227,1" without it.
@@ -119,7 +119,9 @@ SLC_FAKE int cuGetErrorName(int error, const char** name) {
                                   : "CUDA_ERROR_UNKNOWN";
   return kSuccess;
 }
-SLC_FAKE int cuGetErrorString(int, const char** text) { return *text = "the fake driver", kSuccess; }
+SLC_FAKE int cuGetErrorString(int, const char** text) {
+  return *text = "the fake driver", kSuccess;
+}
 SLC_FAKE int cuDeviceGet(CuDevice* device, int ordinal) {
   return *device = 0, ordinal == 0 ? kSuccess : kInvalidValue;
 }
@@ -181,8 +183,8 @@ SLC_FAKE int cuMemAlloc_v2(CuPointer* pointer, size_t bytes) {
   if (bytes == 0) return kInvalidValue;
   if (bytes > kAllocationMax) return kOutOfMemory;
   const size_t room = (bytes + 15) / 16 * 16, pages = (room + kPage - 1) / kPage * kPage;
-  void* mapping = mmap(nullptr, pages + kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-                       -1, 0);
+  void* mapping =
+      mmap(nullptr, pages + kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapping == MAP_FAILED) return kOutOfMemory;
   mprotect(static_cast<char*>(mapping) + pages, kPage, PROT_NONE);
   *pointer = reinterpret_cast<CuPointer>(mapping) + pages - room;
