@@ -16,6 +16,7 @@ import functools
 import itertools
 import json
 import math
+import signal
 import statistics
 import sys
 from pathlib import Path
@@ -26,10 +27,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from bench import cuda_driver, gpu_plans
 from bench.cuda_driver import Buffer, Cublas, Device, DeviceError
+from bench.gpu_adapters import time_adapters
 from bench.gpu_correct import correct
 from bench.gpu_library import Blob, Budget, Library, LibraryError, gpu_of, make, plans_for
 from bench.gpu_plans import Plan
-from bench.gpu_report import table, tuned_row
+from bench.gpu_report import means, table, tuned_row
 
 from slc.ops import bitmap
 
@@ -45,6 +47,7 @@ class Sizes(NamedTuple):
     cold_bytes: float  # of weights that are read one after another
     rounds: int
     copy_bytes: int
+    adapters: tuple[int, int, int]  # N, K, calls in a graph
 
 
 # Llama-3-8B: q and o, k and v, gate and up, down. Cold weights are several times any L2.
@@ -55,21 +58,25 @@ FULL = Sizes(
     cold_bytes=300e6,
     rounds=15,
     copy_bytes=1 << 30,
+    adapters=(4096, 4096, 20),
 )
 # For an emulated driver: every line of this file, figures of no meaning.
-DRY = Sizes(((48, 128),), (1, 70), (1, 70), 0, 2, 1 << 16)
+DRY = Sizes(((48, 128),), (1, 70), (1, 70), 0, 2, 1 << 16, (32, 64, 1))
 
 
-def time_all(device: Device, library: Library, sizes: Sizes, budget: Budget) -> dict[str, Any]:
+def time_all(
+    device: Device, library: Library, sizes: Sizes, budget: Budget, found: dict[str, Any]
+) -> None:
     """Ratios to cuBLAS f16 for every value type at density 0.5 and 0.1, cold, in CUDA graphs."""
     try:
         cublas: Cublas | None = Cublas(device)
-        said = f"{cublas.path}, version {cublas.version}"
+        found["cublas"] = f"{cublas.path}, version {cublas.version}"
     except DeviceError as reason:
-        cublas, said = None, f"no ratios: {reason}"
-        print(said, flush=True)
-    copy = copy_bandwidth(device, sizes.copy_bytes)
-    results = []
+        cublas, found["cublas"] = None, f"no ratios: {reason}"
+        print(found["cublas"], flush=True)
+    found["copy_gb_per_s"] = copy = copy_bandwidth(device, sizes.copy_bytes)
+    results = found["results"] = []
+    found["adapters"] = time_adapters(device, library, *sizes.adapters, sizes.rounds)
     for (density, values), (n, k) in itertools.product(KINDS, sizes.shapes):
         for m in sizes.rows if density == 0.5 else (1,):
             if not budget.spent():
@@ -77,13 +84,7 @@ def time_all(device: Device, library: Library, sizes: Sizes, budget: Budget) -> 
                     time_one(device, library, cublas, sizes, n, k, m, density, values, copy)
                 )
                 print(json.dumps(results[-1]), flush=True)
-    means = {}
-    timed = [r for r in results if "ratio" in r]
-    for key in sorted({(r["values"], r["density"], r["m"]) for r in timed}):
-        some = [r for r in timed if (r["values"], r["density"], r["m"]) == key]
-        means[" ".join(map(str, key))] = statistics.geometric_mean(r["ratio"] for r in some)
-    return {"cublas": said, "copy_gb_per_s": copy, "geometric_means": means,
-            "left_out": budget.left_out, "results": results}  # fmt: skip
+    found["geometric_means"] = means(results)
 
 
 def time_one(
@@ -148,9 +149,12 @@ def copy_bandwidth(device: Device, nbytes: int) -> float:
     return 20 * nbytes / min(graph.seconds() for _ in range(5)) / 1e9
 
 
-def tune(device: Device, library: Library, sizes: Sizes, budget: Budget) -> dict[str, Any]:
+def tune(
+    device: Device, library: Library, sizes: Sizes, budget: Budget, found: dict[str, Any]
+) -> None:
     """Every kernel and split, and the line of gpu_table.h that would choose best of them."""
-    gpu, timed = gpu_of(device), []
+    gpu = gpu_of(device)
+    timed = found["timed"] = []
     for values, (n, k) in itertools.product(("f16", "i4"), sizes.shapes):
         held, blobs = _cold_blobs(device, library, make(n, k, 0.5, values), sizes.cold_bytes)
         for m in sizes.tune_rows:
@@ -166,8 +170,7 @@ def tune(device: Device, library: Library, sizes: Sizes, budget: Budget) -> dict
                 us = statistics.median(graph.seconds() for _ in range(5)) / len(blobs) * 1e6
                 timed.append({"n": n, "k": k, "m": m, "values": values, "plan": plan, "us": us})
         del held
-    found = tuned_row(gpu_plans.row_for(gpu.sm), gpu.sms, timed)
-    return found | {"left_out": budget.left_out, "timed": timed}
+    found |= tuned_row(gpu_plans.row_for(gpu.sm), gpu.sms, timed)
 
 
 def _each(
@@ -204,6 +207,10 @@ def ort(library: Path) -> str:
     return f"{verdict}: onnxruntime {onnxruntime.__version__}, off by {wrong:.1e} of the largest"
 
 
+def _out_of_time(*_: Any) -> None:
+    raise DeviceError("stopped from outside, which allows a part only so long")
+
+
 def main() -> int:
     """Runs one part and adds it to the file."""
     parser = argparse.ArgumentParser(
@@ -238,11 +245,6 @@ def main() -> int:
     try:
         device = Device()
         library = Library(given.library, device)
-        budget = Budget(given.seconds)
-        if given.what == "correct":
-            found = correct(device, library, given.few, budget)
-        else:
-            found = {"time": time_all, "tune": tune}[given.what](device, library, sizes, budget)
     except (DeviceError, LibraryError) as reason:
         print(f"gpu_check {given.what}: {reason}", file=sys.stderr)
         return 2
@@ -255,11 +257,22 @@ def main() -> int:
         "date": datetime.date.today().isoformat(),
         "images": library.images,
     }
+    signal.signal(signal.SIGTERM, _out_of_time)
+    budget = Budget(given.seconds)
+    found: dict[str, Any] = {}
+    try:
+        if given.what == "correct":
+            correct(device, library, given.few, budget, found)
+        else:
+            {"time": time_all, "tune": tune}[given.what](device, library, sizes, budget, found)
+    except (DeviceError, LibraryError) as reason:
+        found["stopped"] = str(reason)  # what came before it is kept
+    found["left_out"] = budget.left_out
     if not given.few:
         document[given.what] = found
     path.write_text(json.dumps(document, indent=1) + "\n")
     print(json.dumps({k: v for k, v in found.items() if k not in ("results", "timed")}, indent=1))
-    return 1 if found.get("failed") else 0
+    return int(bool(found.get("failures")) or "stopped" in found)
 
 
 if __name__ == "__main__":

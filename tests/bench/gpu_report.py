@@ -64,14 +64,7 @@ def _stream_rows_max(cases: dict[tuple[Any, ...], dict[Plan, float]]) -> int | N
 def table(document: dict[str, Any]) -> str:
     """Markdown; what was not run is said."""
     lines = [f"# {document.get('device', 'no GPU')}, {document.get('date', '')}", ""]
-    correct = document.get("correct")
-    lines += [
-        f"Correctness: {correct['cases']} cases, {correct['failed']} failed, the largest error "
-        f"{correct['worst_of_bound']:.2g} of the bound, {correct['left_out']} left out."
-        if correct
-        else "Correctness: not run."
-    ]
-    lines += [f"- {text}" for text in (correct or {}).get("failures", [])]
+    lines += _correct(document["correct"]) if "correct" in document else ["Correctness: not run."]
     for tool in ("memcheck", "racecheck"):
         lines.append(f"compute-sanitizer {tool}: {document.get(tool, 'not run')}")
     lines.append(f"onnxruntime: {document.get('ort', 'not run')}")
@@ -80,26 +73,63 @@ def table(document: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def means(results: Timed) -> dict[str, float]:
+    """Geometric means of ratios over shapes, by values, density and M."""
+    ratios: dict[tuple[Any, ...], list[float]] = {}
+    for one in results:
+        if "ratio" in one:
+            key = (one["values"], one["density"], one["m"])
+            ratios.setdefault(key, []).append(one["ratio"])
+    return {
+        " ".join(map(str, key)): statistics.geometric_mean(some)
+        for key, some in sorted(ratios.items())
+    }
+
+
+def _correct(found: dict[str, Any]) -> list[str]:
+    if "cases" not in found:
+        return [f"Correctness: STOPPED: {found['stopped']}"]
+    return [
+        f"Correctness: {found['cases']} cases, {found['failed']} failed, the largest error "
+        f"{found['worst_of_bound']:.2g} of the bound, {found['left_out']} left out.",
+        *_stopped(found),
+        *[f"- {text}" for text in found["failures"]],
+    ]
+
+
+def _stopped(found: dict[str, Any]) -> list[str]:
+    return [f"STOPPED: {found['stopped']}"] if "stopped" in found else []
+
+
 def _timed(timed: dict[str, Any]) -> list[str]:
     columns = ("values", "density", "M", "N", "K", "µs", "cuBLAS µs", "ratio", "bytes allow",
                "of copy", "plan")  # fmt: skip
+    results = timed.get("results", [])
     return [
         "",
-        f"cuBLAS: {timed['cublas']}. Copy: {timed['copy_gb_per_s']:.0f} GB/s.",
+        f"cuBLAS: {timed.get('cublas')}. Copy: {timed.get('copy_gb_per_s', 0):.0f} GB/s.",
         f"Left out: {timed['left_out']}.",
+        *_stopped(timed),
         "",
         f"| {' | '.join(columns)} |",
         "|---" * len(columns) + "|",
-        *[_line(one) for one in timed["results"]],
+        *[_line(one) for one in results],
         "",
         "| values, density, M | geometric mean of ratios |",
         "|---|---|",
-        *[f"| {key} | {mean:.3f} |" for key, mean in timed["geometric_means"].items()],
+        *[f"| {key} | {mean:.3f} |" for key, mean in means(results).items()],
+        "",
+        "| M | adapters × rank | Down and Up, µs |",
+        "|---|---|---|",
+        *[
+            f"| {one['m']} | {one['adapters']} × {one['rank']} | {one['us']:.1f} |"
+            for one in timed.get("adapters", [])
+        ],
     ]
 
 
 def _tuned(tuned: dict[str, Any] | None) -> str:
-    if not tuned or tuned["loss"] is None:
+    if not tuned or tuned.get("loss") is None:
         return "gpu_table.h: no alternatives timed."
     fields = ", ".join(map(str, tuned["row"]))
     slower, present = (100 * (tuned[key] - 1) for key in ("loss", "loss_of_present"))

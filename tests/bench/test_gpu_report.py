@@ -57,6 +57,8 @@ def test_a_table_says_what_was_not_run() -> None:
     ):
         assert what in text
     assert "no alternatives timed" in text
+    text = table({"correct": {"stopped": "a fault", "left_out": 0}, "time": {"left_out": 3}})
+    assert "STOPPED: a fault" in text
 
 
 @pytest.mark.parametrize("value_type", ["f16", "i8", "i4"])

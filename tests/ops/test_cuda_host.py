@@ -298,6 +298,7 @@ def test_gpu_check_runs_to_its_end(folder: Path, tmp_path: Path) -> None:
     timed = {(r["values"], r["m"]) for r in found["time"]["results"]}
     assert timed == {*itertools.product(VALUES, (1, 70))}
     assert all("ratio" in r for r in found["time"]["results"])
+    assert {one["adapters"] for one in found["time"]["adapters"]} == {1, 2, 4, 8}
     assert found["tune"]["loss"] >= 1
     text = (tmp_path / "gpu_check.md").read_text()
     assert "gpu_table.h here: `{87, " in text

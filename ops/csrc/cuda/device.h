@@ -61,8 +61,8 @@ SLC_DEVICE int ClusterRank() {
   return static_cast<int>(rank);
 }
 SLC_DEVICE void SyncCluster() {
-  asm volatile("barrier.cluster.arrive.aligned;" ::: "memory");
-  asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.arrive;" ::: "memory");
+  asm volatile("barrier.cluster.wait;" ::: "memory");
 }
 // What block `rank` has where this one has `own`.
 SLC_DEVICE float LoadOfRank(const float* own, int rank) {
