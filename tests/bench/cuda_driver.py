@@ -38,7 +38,8 @@ class Device:
         self.call("cuDeviceGet", byref(device), 0)
         self.call("cuDevicePrimaryCtxRetain", byref(context), device)
         self.call("cuCtxSetCurrent", context)
-        self.call("cuStreamCreate", byref(stream), 1)  # that waits for no other stream
+        # One that waits for the default stream: copies from the host may still be under way there.
+        self.call("cuStreamCreate", byref(stream), 0)
         self.stream = stream
         self._device = device
         name = ctypes.create_string_buffer(256)

@@ -8,9 +8,14 @@
 # with cold caches inside CUDA graphs, times what gpu_table.h could say instead, runs
 # compute-sanitizer where there is one, and asks onnxruntime's CUDA provider for our operators.
 # FOLDER (build/gpu) gets gpu_check.json and gpu_check.md. Nothing is fetched. Wants a driver and
-# python3 with numpy; cuBLAS of any Python package or toolkit for ratios; cmake and a C++ compiler,
-# or build/gpu-lib/libslc_ops_cuda.so from a machine that has them; images in build/cuda (`make cuda`
-# anywhere) or NVRTC's packages.
+# python3 with numpy; cuBLAS of any Python package or toolkit for ratios; and images in build/cuda
+# (`make cuda`, anywhere) or NVRTC's packages, with cmake and a C++ compiler. Where there is no
+# compiler it takes build/gpu-lib/libslc_ops_cuda.so, made where there is one:
+#
+#   cmake -S ops -B build/gpu-lib -DSLC_CUDA_IMAGES="$PWD/build/cuda"
+#   cmake --build build/gpu-lib --target slc_ops_cuda
+#
+# Git ignores build/: both folders have to be taken along by name.
 set -u
 cd "$(dirname "$0")/../.."
 out=${1:-build/gpu}

@@ -113,30 +113,55 @@ SLC_DEVICE void AdapterDownGemm(const DownArguments& in) {
   }
 }
 
-// Adds H · Bᵀ of one adapter: rows n and n + 8 of B, rows row0 … of H.
+// H · Bᵀ of all adapters: rows n and n + 8 of every B, rows row0 … of H; 64 ranks at a time, as in
+// DownSums. The scales of an i8 matrix are those of n and adapter, and multiply sums of 16 ranks.
 template <bool kAligned>
-SLC_DEVICE void UpSums(const UpArguments& in, const Adapter& B, i64 n, i64 row0,
-                       float (&part)[kAdapterGemmRows / 8][4]) {
+SLC_DEVICE void UpSums(const UpArguments& in, i64 n, i64 row0,
+                       float (&sums)[kAdapterGemmRows / 8][4]) {
+  constexpr int kRows8 = kAdapterGemmRows / 8;
   const int lane = Lane();
-  for (i64 rank0 = 0; rank0 < B.rank; rank0 += kBlockColumns) {
+  RankWalk walk;
+  for (i64 rank0 = 0; WalkTo(in, rank0, kStepColumns, walk); rank0 += kBlockColumns) {
+    RankWalk of[4];
+    bool there[4];
     SLC_UNROLL
     for (int step = 0; step < 4; ++step) {
-      const i64 at = rank0 + step * kStepColumns + LaneColumn(lane), left = B.rank - at;
-      u32 a[4] = {};
+      there[step] = WalkTo(in, rank0 + step * kStepColumns, kStepColumns, walk);
+      of[step] = walk;
+    }
+    u32 a[4][4] = {};
+    Pair h[4][kRows8] = {};
+    float scale[4][2];
+    SLC_UNROLL
+    for (int step = 0; step < 4; ++step) {
+      if (!there[step]) continue;
+      const Adapter& B = in.adapters[of[step].adapter];
+      const i64 at = rank0 + step * kStepColumns - of[step].begin + LaneColumn(lane);
       SLC_UNROLL
       for (int half = 0; half < 2; ++half) {
-        if (n + 8 * half >= in.n) continue;
-        const Pair four = LoadHalves<kAligned>(B.data, B.type, (n + 8 * half) * B.rank + at, left);
-        a[half] = four.x, a[half + 2] = four.y;
+        const i64 row = n + 8 * half;
+        scale[step][half] = B.scale != nullptr && row < in.n ? LoadFloat(B.scale + row) : 1.0f;
+        if (row >= in.n) continue;
+        const Pair four = LoadHalves<kAligned>(B.data, B.type, row * B.rank + at, B.rank - at);
+        a[step][half] = four.x, a[step][half + 2] = four.y;
       }
       SLC_UNROLL
-      for (int j = 0; j < kAdapterGemmRows / 8; ++j) {
+      for (int j = 0; j < kRows8; ++j) {
         const i64 row = row0 + 8 * j + LaneRow(lane);
-        Pair h = {0, 0};
-        if (row < in.m) {
-          h = LoadHalves<kAligned>(in.h, kDenseF16, row * in.stride + B.begin + at, left);
-        }
-        Mma(part[j], a, h.x, h.y);
+        if (row >= in.m) continue;
+        h[step][j] =
+            LoadHalves<kAligned>(in.h, kDenseF16, row * in.stride + B.begin + at, B.rank - at);
+      }
+    }
+    SLC_UNROLL
+    for (int step = 0; step < 4; ++step) {
+      if (!there[step]) continue;
+      SLC_UNROLL
+      for (int j = 0; j < kRows8; ++j) {
+        float part[4] = {};
+        Mma(part, a[step], h[step][j].x, h[step][j].y);
+        SLC_UNROLL
+        for (int i = 0; i < 4; ++i) sums[j][i] += scale[step][i / 2] * part[i];
       }
     }
   }
@@ -148,27 +173,16 @@ SLC_DEVICE void AdapterUpGemm(const UpArguments& in) {
   const int lane = Lane(), warp = Warp();
   const i64 row0 = BlockY() * kAdapterGemmRows, n0 = BlockX() * kAcross;
   const i64 n = n0 + warp * kBlockRows + LaneRow(lane);  // and the one 8 below
+  bool aligned = in.stride % 4 == 0 && IsAligned(in.h, kDenseF16);
+  for (int i = 0; i < in.count; ++i) {
+    const Adapter& B = in.adapters[i];
+    aligned = aligned && B.rank % 4 == 0 && B.begin % 4 == 0 && IsAligned(B.data, B.type);
+  }
   float sums[kRows8][4] = {};
-  for (int nth = 0; nth < in.count; ++nth) {
-    const Adapter& B = in.adapters[nth];
-    const bool aligned = B.rank % 4 == 0 && B.begin % 4 == 0 && in.stride % 4 == 0 &&
-                         IsAligned(in.h, kDenseF16) && IsAligned(B.data, B.type);
-    float part[kRows8][4] = {}, scale[2];
-    if (aligned) {
-      UpSums<true>(in, B, n, row0, part);
-    } else {
-      UpSums<false>(in, B, n, row0, part);
-    }
-    SLC_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      const bool scaled = B.scale != nullptr && n + 8 * half < in.n;
-      scale[half] = scaled ? LoadFloat(B.scale + n + 8 * half) : 1.0f;
-    }
-    SLC_UNROLL
-    for (int j = 0; j < kRows8; ++j) {
-      SLC_UNROLL
-      for (int i = 0; i < 4; ++i) sums[j][i] += scale[i / 2] * part[j][i];
-    }
+  if (aligned) {
+    UpSums<true>(in, n, row0, sums);
+  } else {
+    UpSums<false>(in, n, row0, sums);
   }
   float* kept = reinterpret_cast<float*>(SharedMemory());
   SLC_UNROLL
