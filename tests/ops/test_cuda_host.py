@@ -23,8 +23,10 @@ from cuda_host import A100, H100, ORIN_NANO, CudaError, Host, build_host, cuda_p
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numerics import assert_within, matmul_bound, with_f16_output
-from ops_models import sparse, sparse_model
+from onnx import helper
+from ops_models import model, sparse, sparse_model
 
+from slc import ops
 from slc.ops import bitmap
 
 VALUES = ["f16", "i8", "i4"]
@@ -209,7 +211,7 @@ def test_sessions_run_the_cuda_operators(call: Call, dtype: Any) -> None:
 
 
 def _adapters(host: Host, ranks: list[int], n: int, k: int, m: int) -> Any:
-    """H and Y of adapters of these ranks, and what Down and Up launched and read for them."""
+    """H, Y and its bound, for adapters of these ranks; what Down and Up launched and read."""
     rng = np.random.default_rng(0)  # the same matrices however they are cut into adapters
     whole_A = rng.standard_normal((sum(ranks), k)).astype(np.float16)
     whole_B = rng.standard_normal((n, sum(ranks))).astype(np.float16)
@@ -220,18 +222,19 @@ def _adapters(host: Host, ranks: list[int], n: int, k: int, m: int) -> Any:
     H = host.down(X, np.split(whole_A, cuts))
     down = host.taken()
     Y = host.up(Y0, H, [np.ascontiguousarray(one) for one in np.split(whole_B, cuts, axis=1)])
-    return H, Y, down, host.taken()
+    bound = matmul_bound(H, whole_B, Y0, lanes=1)
+    return H, Y, with_f16_output(bound, Y.astype(np.float64)), down, host.taken()
 
 
 @pytest.mark.parametrize("m", [1, 8, 40])
 def test_many_adapters_cost_what_one_of_their_rank_does(call: Call, m: int) -> None:
     """One launch of Down and one of Up, and at most 1.1 times the bytes; equal results of Down."""
     n, k = 96, 256
-    H1, Y1, down1, up1 = call(_adapters, [64], n, k, m)
+    H1, Y1, bound, down1, up1 = call(_adapters, [64], n, k, m)
     for ranks in ([32, 32], [16] * 4, [8] * 8, [40, 20, 4]):
-        H, Y, down, up = call(_adapters, ranks, n, k, m)
+        H, Y, _, down, up = call(_adapters, ranks, n, k, m)
         np.testing.assert_array_equal(H, H1)
-        np.testing.assert_allclose(Y.astype(np.float32), Y1, rtol=2**-9, atol=0.05)
+        assert_within(Y, Y1.astype(np.float64), 2 * bound)  # each is within one of what is exact
         for one, many in ((down1, down), (up1, up)):
             assert (one[0], many[0]) == (1, 1)
             assert many[1] <= 1.1 * one[1], ranks
@@ -319,3 +322,31 @@ def test_gpu_check_finds_a_wrong_product(folder: Path, tmp_path: Path) -> None:
     assert done.returncode == 1, done.stdout + done.stderr
     assert "f16" in done.stdout
     assert "of the bound" in done.stdout
+
+
+@pytest.mark.parametrize(("count", "launches"), [(3, 2), (17, 4)])
+def test_adapters_in_a_session(call: Call, count: int, launches: int) -> None:
+    """Through onnxruntime: one launch of Down and one of Up for up to 16 adapters."""
+    rng = np.random.default_rng(count)
+    n, k, m, rank = 24, 40, 3, 4
+    A = {f"A{i}": rng.standard_normal((rank, k)).astype(np.float16) for i in range(count)}
+    B = {f"B{i}": rng.standard_normal((n, rank)).astype(np.float16) for i in range(count)}
+    X = rng.standard_normal((m, k)).astype(np.float16)
+    Y0 = rng.standard_normal((m, n)).astype(np.float16)
+    nodes = [
+        helper.make_node("ConcatAdapterDown", ["x", "", "", *A], ["h"], domain=ops.DOMAIN),
+        helper.make_node("ConcatAdapterUp", ["y0", "h", "", *B], ["y"], domain=ops.DOMAIN),
+    ]
+    inputs = {"x": ("float16", ["m", k]), "y0": ("float16", ["m", n])}
+    made = model(nodes, inputs, ("y", "float16"), A | B, {"h": "float16"}).SerializeToString()
+    found, launched, _ = call(_session_run, made, {"x": X, "y0": Y0})
+    assert launched == launches
+    whole_A, whole_B = np.concatenate(list(A.values())), np.concatenate(list(B.values()), axis=1)
+    X64, A64, B64, Y64 = (one.astype(np.float64) for one in (X, whole_A, whole_B, Y0))
+    H = X64 @ A64.T
+    H_bound = with_f16_output(matmul_bound(X, whole_A), H)
+    exact = Y64 + H @ B64.T
+    bound = matmul_bound(H + H_bound, whole_B, Y0) + H_bound @ np.abs(B64).T
+    for _ in range(launches // 2):  # each Up rounds Y once; halves of sums that are not the last
+        bound = with_f16_output(bound, np.abs(Y64) + np.abs(H) @ np.abs(B64).T)
+    assert_within(found, exact, bound)
