@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from bench.gpu_plans import Gpu, GpuRow, Plan
 from native_kernels import pointer
 
 from slc.ops import bitmap
@@ -40,17 +41,20 @@ class Adapter(ctypes.Structure):
     ]  # fmt: skip
 
 
+Adapters = Adapter * ADAPTERS_MAX
+
+
 class DownArguments(ctypes.Structure):
     _fields_ = [
         ("x", VOID), ("gate", VOID), ("h", VOID), ("m", I64), ("k", I64), ("stride", I64),
-        ("ranks", I64), ("adapters", Adapter * ADAPTERS_MAX), ("count", INT), ("reserved", INT),
+        ("ranks", I64), ("adapters", Adapters), ("count", INT), ("reserved", INT),
     ]  # fmt: skip
 
 
 class UpArguments(ctypes.Structure):
     _fields_ = [
         ("y0", VOID), ("h", VOID), ("y", VOID), ("m", I64), ("n", I64), ("stride", I64),
-        ("adapters", Adapter * ADAPTERS_MAX), ("count", INT), ("reserved", INT),
+        ("adapters", Adapters), ("count", INT), ("reserved", INT),
     ]  # fmt: skip
 
 
@@ -58,12 +62,24 @@ class CheckArguments(ctypes.Structure):
     _fields_ = [("S", TileMatrix), ("value_type", INT), ("faults", VOID), ("stored", VOID)]
 
 
+class GemmPlan(ctypes.Structure):
+    _fields_ = [("rows", INT), ("warps", INT), ("cluster", INT)]
+
+
+TILED = Plan(128, 4)
+ORIN = Gpu(87, 8, 163 * 1024)
+
+
 class CudaKernels:
     """The kernels of libslc_cuda_emulated.so."""
 
     def __init__(self, library: Path) -> None:
         self._lib = lib = ctypes.CDLL(str(library))
-        lib.slc_emulate_gemm.argtypes = [INT, INT, INT, ctypes.c_uint32, VOID]
+        lib.slc_emulate_gemm.argtypes = [INT, INT, VOID, ctypes.c_uint32, VOID]
+        lib.slc_choose_plan.argtypes = [INT, INT, INT, INT, INT, I64, I64, I64, VOID]
+        lib.slc_gpu_row.argtypes = [INT, VOID]
+        lib.slc_plan_shared.argtypes = [INT, VOID]
+        lib.slc_take_bytes_read.restype = ctypes.c_uint64
         lib.slc_emulate_down.argtypes = lib.slc_emulate_up.argtypes = [INT, ctypes.c_uint32, VOID]
         lib.slc_emulate_check.argtypes = lib.slc_emulate_mma.argtypes = None
         lib.slc_tile_map.argtypes = [ctypes.c_char_p, INT, INT]
@@ -83,7 +99,7 @@ class CudaKernels:
         X: Array,
         bias: Array | None = None,
         *,
-        tiled: bool = False,
+        plan: Plan | None = None,
         seed: int = 0,
     ) -> Array:
         """X · decode(blob)ᵀ + bias of the type of X, [m, K] f16 or f32."""
@@ -93,11 +109,37 @@ class CudaKernels:
         arguments = GemmArguments(
             tile_matrix(aligned, header), pointer(X), pointer(bias), pointer(Y), len(X)
         )
+        plan = plan or self.choose(ORIN, header.value_type, header.n, header.k, len(X))
         self._lib.slc_emulate_gemm(
-            VALUE_TYPES[header.value_type], int(X.dtype == np.float32), int(tiled), seed,
-            ctypes.byref(arguments),
+            VALUE_TYPES[header.value_type], int(X.dtype == np.float32),
+            ctypes.byref(GemmPlan(*plan)), seed, ctypes.byref(arguments),
         )  # fmt: skip
         return Y
+
+    def choose(self, gpu: Gpu, value_type: str, n: int, k: int, m: int) -> Plan:
+        """What the host launches."""
+        plan = GemmPlan()
+        self._lib.slc_choose_plan(
+            gpu.sm, gpu.sms, gpu.shared_bytes, int(gpu.clusters), VALUE_TYPES[value_type], n, k, m,
+            ctypes.byref(plan),
+        )  # fmt: skip
+        return Plan(plan.rows, plan.warps, plan.cluster)
+
+    def table_row(self, sm: int) -> GpuRow:
+        """The line of gpu_table.h for an image."""
+        row = (INT * len(GpuRow._fields))()
+        self._lib.slc_gpu_row(sm, ctypes.byref(row))
+        return GpuRow(*row)
+
+    def plan_shared(self, value_type: str, plan: Plan) -> int:
+        """Bytes of shared memory of a thread block."""
+        return int(
+            self._lib.slc_plan_shared(VALUE_TYPES[value_type], ctypes.byref(GemmPlan(*plan)))
+        )
+
+    def take_bytes_read(self) -> int:
+        """What kernels read of global memory since the last call."""
+        return int(self._lib.slc_take_bytes_read())
 
     def down(self, X: Array, adapters: list[Array], scales: list[Array | None],
              gate: Array | None, seed: int = 0) -> Array:  # fmt: skip
@@ -158,7 +200,7 @@ def tile_matrix(blob: Array, header: bitmap.Header) -> TileMatrix:
 def _adapters(
     matrices: list[Array], scales: list[Array | None], ranks: list[int], begin: int
 ) -> Any:
-    made = (Adapter * ADAPTERS_MAX)()
+    made = Adapters()
     for i, (matrix, scale, rank) in enumerate(zip(matrices, scales, ranks, strict=True)):
         made[i] = Adapter(
             pointer(matrix), pointer(scale), rank, begin, DENSE_TYPES[matrix.dtype], 0

@@ -1,192 +1,214 @@
 """Correctness and speed of libslc_ops_cuda.so on a GPU; gpu_check.sh builds it and calls this.
 
-    python tests/bench/gpu_check.py correct|time --library PATH --out FOLDER [--few]
+    python tests/bench/gpu_check.py correct|time|tune|ort|note|table --library PATH --out FOLDER
+        [--few] [--dry] [--seconds S]
 
-Results are added to FOLDER/gpu_check.json, with the device and the date.
+Wants numpy, a driver and, for comparisons, cuBLAS. Results are added to FOLDER/gpu_check.json, with
+the device and the date; `table` writes them as FOLDER/gpu_check.md. A part that has used up its
+seconds stops between two cases and says how many it left out.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import datetime
+import functools
 import itertools
 import json
 import math
+import signal
 import statistics
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-import torch
+from bench import cuda_driver, gpu_plans
+from bench.cuda_driver import Buffer, Cublas, Device, DeviceError
+from bench.gpu_adapters import time_adapters
+from bench.gpu_correct import correct
+from bench.gpu_library import Blob, Budget, Library, LibraryError, gpu_of, make, plans_for
+from bench.gpu_plans import Plan
+from bench.gpu_report import means, table, tuned_row
 
 from slc.ops import bitmap
 
-VALUES = {"f16": 1, "i8": 2, "i4": 3}
-# N, K of Llama-3-8B: q and o, k and v, gate and up, down.
-LLAMA_8B = ((4096, 4096), (1024, 4096), (14336, 4096), (4096, 14336))
-ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 512, 2048)
-COLD_BYTES = 300e6  # of weights that are read one after another: several times any L2
-ROUNDS = 15
-# One product of tensor cores drops what lies below the last bit of its largest term: 2^-23 of it
-# for each of 16 terms and the sum so far.
-UNIT = 2.0**-22
+KINDS = ((0.5, "f16"), (0.1, "f16"), (0.5, "i8"), (0.5, "i4"))
 
 
-class Blob(ctypes.Structure):
-    """slc::cuda::Blob, of which only the size matters here."""
+class Sizes(NamedTuple):
+    """What is timed."""
 
-    _fields_ = [("words", ctypes.c_uint64 * 13)]
-
-
-class Library:
-    """The C interface of slc_cuda.h over torch's tensors and stream."""
-
-    def __init__(self, path: Path) -> None:
-        self._lib = ctypes.CDLL(str(path.resolve()))
-        for name in ("prepare", "open_blob", "bitmap_sparse_gemm", "gemm_by", "images"):
-            getattr(self._lib, f"slc_cuda_{name}").restype = ctypes.c_char_p
-        torch.zeros(1, device="cuda")  # makes torch's context the current one
-        _check(self._lib.slc_cuda_prepare())
-        self.images = self._lib.slc_cuda_images().decode()
-
-    def open(self, packed: torch.Tensor) -> Blob:
-        """Of a uint8 tensor on the device."""
-        blob = Blob()
-        _check(self._lib.slc_cuda_open_blob(
-            ctypes.c_void_p(packed.data_ptr()), ctypes.c_uint64(packed.numel()), ctypes.byref(blob)
-        ))  # fmt: skip
-        return blob
-
-    def gemm(self, blob: Blob, X: Any, Y: Any, bias: Any = None, tiled: bool | None = None) -> None:
-        """Launches on the current stream."""
-        args = [
-            ctypes.byref(blob), ctypes.c_void_p(X.data_ptr()), int(X.dtype == torch.float32),
-            ctypes.c_void_p(None if bias is None else bias.data_ptr()),
-            ctypes.c_void_p(Y.data_ptr()), ctypes.c_longlong(X.shape[0]),
-            ctypes.c_void_p(torch.cuda.current_stream().cuda_stream),
-        ]  # fmt: skip
-        if tiled is None:
-            _check(self._lib.slc_cuda_bitmap_sparse_gemm(*args))
-        else:
-            _check(self._lib.slc_cuda_gemm_by(int(tiled), *args))
+    shapes: tuple[tuple[int, int], ...]  # N, K
+    rows: tuple[int, ...]
+    tune_rows: tuple[int, ...]
+    cold_bytes: float  # of weights that are read one after another
+    rounds: int
+    copy_bytes: int
+    adapters: tuple[int, int, int]  # N, K, calls in a graph
 
 
-def _check(reason: bytes | None) -> None:
-    if reason is not None:
-        raise SystemExit(reason.decode())
+# Llama-3-8B: q and o, k and v, gate and up, down. Cold weights are several times any L2.
+FULL = Sizes(
+    shapes=((4096, 4096), (1024, 4096), (14336, 4096), (4096, 14336)),
+    rows=(1, 2, 4, 8, 16, 32, 64, 128, 512, 2048),
+    tune_rows=(1, 8, 16, 32, 64, 128, 256, 512, 2048),
+    cold_bytes=300e6,
+    rounds=15,
+    copy_bytes=1 << 30,
+    adapters=(4096, 4096, 20),
+)
+# For an emulated driver: every line of this file, figures of no meaning.
+DRY = Sizes(((48, 128),), (1, 70), (1, 70), 0, 2, 1 << 16, (32, 64, 1))
 
 
-def make(n: int, k: int, density: float, value_type: Any, seed: int = 0) -> np.ndarray:
-    """A blob in tiles."""
-    rng = np.random.default_rng(seed)
-    S = rng.standard_normal((n, k), np.float32) / np.float32(math.sqrt(k))
-    S *= rng.random((n, k), np.float32) < density
-    return bitmap.encode(S, value_type, layout="tiles")
-
-
-def correct(library: Library, few: bool) -> dict[str, Any]:
-    """Every regime, value type, type of X, density and ragged shapes, against float64."""
-    shapes = [(1, 1), (17, 65), (35, 600), (130, 63)] + ([] if few else [(512, 1000), (1024, 4096)])
-    rows = (1, 8, 9, 16, 17, 33, 64, 65, 130) if not few else (1, 9, 65)
-    densities = (0.0, 0.05, 0.5, 1.0) if not few else (0.5,)
-    cases, worst = 0, 0.0
-    for (n, k), density, values in itertools.product(shapes, densities, VALUES):
-        packed = make(n, k, density, values, cases)
-        blob = library.open(on_device := torch.from_numpy(packed).cuda())
-        W = torch.from_numpy(bitmap.decode(packed)).cuda().double()
-        bias = torch.randn(n, device="cuda")
-        for m, dtype, tiled in itertools.product(
-            rows, (torch.float16, torch.float32), (False, True)
-        ):
-            X = torch.randn(m, k, device="cuda").half().to(dtype)
-            Y = torch.full((m, n), math.nan, device="cuda", dtype=dtype)
-            library.gemm(blob, X, Y, bias, tiled)
-            exact = X.double() @ W.T + bias.double()
-            bound = (k + 16) * UNIT * (X.double().abs() @ W.abs().T + bias.double().abs())
-            if dtype == torch.float16:
-                bound = bound + 2.0**-11 * (exact.abs() + bound) + 2.0**-25
-            ratio = ((Y.double() - exact).abs() / bound.clamp_min(1e-30)).nan_to_num(nan=math.inf)
-            cases, worst = cases + 1, max(worst, float(ratio.max()))
-            if worst > 1:
-                raise SystemExit(f"wrong: {values} N {n} K {k} M {m} {dtype} density {density} "
-                                 f"tiled {tiled}: {worst:.3g} of the bound")  # fmt: skip
-        del on_device
-    return {"cases": cases, "worst_of_bound": worst}
-
-
-def time_all(library: Library) -> dict[str, Any]:
+def time_all(
+    device: Device, library: Library, sizes: Sizes, budget: Budget, found: dict[str, Any]
+) -> None:
     """Ratios to cuBLAS f16 for every value type at density 0.5 and 0.1, cold, in CUDA graphs."""
-    copy = copy_bandwidth()
-    results = []
-    for density, values in ((0.5, "f16"), (0.1, "f16"), (0.5, "i8"), (0.5, "i4")):
-        for n, k in LLAMA_8B:
-            for m in ROWS if density == 0.5 else (1,):
-                results.append(time_one(library, n, k, m, density, values, copy))
+    try:
+        cublas: Cublas | None = Cublas(device)
+        found["cublas"] = f"{cublas.path}, version {cublas.version}"
+    except DeviceError as reason:
+        cublas, found["cublas"] = None, f"no ratios: {reason}"
+        print(found["cublas"], flush=True)
+    found["copy_gb_per_s"] = copy = copy_bandwidth(device, sizes.copy_bytes)
+    results = found["results"] = []
+    found["adapters"] = time_adapters(device, library, *sizes.adapters, sizes.rounds)
+    for (density, values), (n, k) in itertools.product(KINDS, sizes.shapes):
+        for m in sizes.rows if density == 0.5 else (1,):
+            if not budget.spent():
+                results.append(
+                    time_one(device, library, cublas, sizes, n, k, m, density, values, copy)
+                )
                 print(json.dumps(results[-1]), flush=True)
-    means = {}
-    for key in sorted({(r["values"], r["density"], r["m"]) for r in results}):
-        some = [r for r in results if (r["values"], r["density"], r["m"]) == key]
-        means[" ".join(map(str, key))] = statistics.geometric_mean(r["ratio"] for r in some)
-    return {"copy_gb_per_s": copy, "geometric_means": means, "results": results}
+    found["geometric_means"] = means(results)
 
 
 def time_one(
-    library: Library, n: int, k: int, m: int, density: float, values: str, copy: float
-) -> dict[str, Any]:
+    device: Device, library: Library, cublas: Cublas | None, sizes: Sizes, n: int, k: int, m: int,
+    density: float, values: str, copy: float,
+) -> dict[str, Any]:  # fmt: skip
     """One shape: our kernel and cuBLAS in turns, each as one graph over many matrices."""
-    packed = torch.from_numpy(make(n, k, density, values)).cuda()
-    W = torch.randn(n, k, device="cuda", dtype=torch.float16)
-    X = torch.randn(m, k, device="cuda", dtype=torch.float16)
-    count = max(2, min(64, math.ceil(COLD_BYTES / packed.numel())))
-    ours = [packed.clone() for _ in range(count)]
-    blobs = [library.open(one) for one in ours]
-    theirs = [W.clone() for _ in range(max(2, min(count, math.ceil(COLD_BYTES / (2 * n * k)))))]
-    Y, Z = (torch.empty(m, n, device="cuda", dtype=torch.float16) for _ in range(2))
-    graphs = [
-        _graph(lambda: [library.gemm(blob, X, Y) for blob in blobs]),
-        _graph(lambda: [torch.mm(X, one.T, out=Z) for one in theirs]),
-    ]
-    sizes = (len(blobs), len(theirs))
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(ROUNDS):
+    packed = make(n, k, density, values)
+    rng = np.random.default_rng(1)
+    x = device.put(rng.standard_normal((m, k)).astype(np.float16))
+    y, z = (Buffer(device, 2 * m * n) for _ in range(2))
+    ours, blobs = _cold_blobs(device, library, packed, sizes.cold_bytes)
+    graphs = [device.graph(functools.partial(_each, library, blobs, x, y, m))]
+    counts = [len(blobs)]
+    if cublas is not None:
+        dense = cublas
+        first = device.put(rng.standard_normal((n, k), np.float32).astype(np.float16))
+        theirs = _copies(device, first, sizes.cold_bytes)
+        graphs.append(device.graph(lambda: [dense.matmul(x, W, z, m, n, k) for W in theirs]))
+        counts.append(len(theirs))
+    times: list[list[float]] = [[] for _ in graphs]
+    for _ in range(sizes.rounds):
         for i, graph in enumerate(graphs):
-            times[i].append(_seconds(graph) / sizes[i])
-    mine, cublas = (statistics.median(one) for one in times)
-    return {
+            times[i].append(graph.seconds() / counts[i])
+    mine = statistics.median(times[0])
+    found = {
         "n": n, "k": k, "m": m, "density": density, "values": values, "us": mine * 1e6,
-        "cublas_us": cublas * 1e6, "ratio": cublas / mine,
-        "ratio_of_fastest": min(times[1]) / min(times[0]),
-        "byte_ceiling": 2 * n * k / packed.numel(),
-        "share_of_copy": packed.numel() / mine / 1e9 / copy,
+        "plan": library.plan(blobs[0], m), "byte_ceiling": 2 * n * k / packed.nbytes,
+        "share_of_copy": packed.nbytes / mine / 1e9 / copy,
     }  # fmt: skip
+    if cublas is not None:
+        found |= {
+            "cublas_us": statistics.median(times[1]) * 1e6,
+            "ratio": statistics.median(times[1]) / mine,
+            "ratio_of_fastest": min(times[1]) / min(times[0]),
+        }
+    del ours
+    return found
 
 
-def _graph(body: Any) -> torch.cuda.CUDAGraph:
-    body()  # loads what is loaded lazily
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        body()
-    return graph
+def _copies(device: Device, first: Buffer, cold_bytes: float) -> list[Buffer]:
+    """Enough of them that each is cold when its turn comes."""
+    count = max(2, min(64, math.ceil(cold_bytes / first.nbytes)))
+    made = [first] + [Buffer(device, first.nbytes) for _ in range(count - 1)]
+    for one in made[1:]:
+        device.copy(one, first)
+    return made
 
 
-def _seconds(graph: torch.cuda.CUDAGraph) -> float:
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record()
-    graph.replay()
-    end.record()
-    torch.cuda.synchronize()
-    return begin.elapsed_time(end) / 1e3
+def _cold_blobs(
+    device: Device, library: Library, packed: np.ndarray, cold_bytes: float
+) -> tuple[list[Buffer], list[Blob]]:
+    held = _copies(device, device.put(packed), cold_bytes)
+    device.call("cuStreamSynchronize", device.stream)
+    return held, [library.open(one) for one in held]
 
 
-def copy_bandwidth() -> float:
+def copy_bandwidth(device: Device, nbytes: int) -> float:
     """GB/s of a device-to-device copy, reads and writes counted."""
-    a = torch.empty(1 << 30, device="cuda", dtype=torch.uint8)
-    b = torch.empty_like(a)
-    graph = _graph(lambda: [b.copy_(a) for _ in range(10)])
-    return 20 * a.numel() / min(_seconds(graph) for _ in range(5)) / 1e9
+    a, b = Buffer(device, nbytes), Buffer(device, nbytes)
+    graph = device.graph(lambda: [device.copy(b, a) for _ in range(10)])
+    return 20 * nbytes / min(graph.seconds() for _ in range(5)) / 1e9
+
+
+def tune(
+    device: Device, library: Library, sizes: Sizes, budget: Budget, found: dict[str, Any]
+) -> None:
+    """Every kernel and split, and the line of gpu_table.h that would choose best of them."""
+    gpu = gpu_of(device)
+    timed = found["timed"] = []
+    for values, (n, k) in itertools.product(("f16", "i4"), sizes.shapes):
+        held, blobs = _cold_blobs(device, library, make(n, k, 0.5, values), sizes.cold_bytes)
+        for m in sizes.tune_rows:
+            x = device.put(np.random.default_rng(m).standard_normal((m, k)).astype(np.float16))
+            y = Buffer(device, 2 * m * n)
+            for plan in plans_for(device, m):
+                if budget.spent():
+                    continue
+                try:
+                    graph = device.graph(functools.partial(_each, library, blobs, x, y, m, plan))
+                except LibraryError:
+                    continue  # no room for it here
+                us = statistics.median(graph.seconds() for _ in range(5)) / len(blobs) * 1e6
+                timed.append({"n": n, "k": k, "m": m, "values": values, "plan": plan, "us": us})
+        del held
+    found |= tuned_row(gpu_plans.row_for(gpu.sm), gpu.sms, timed)
+
+
+def _each(
+    library: Library, blobs: list[Blob], x: Buffer, y: Buffer, m: int, plan: Plan | None = None
+) -> None:
+    for blob in blobs:
+        library.gemm(blob, x, y, m, plan=plan)
+
+
+def ort(library: Path) -> str:
+    """Whether onnxruntime's CUDA provider here takes our operators; one sentence."""
+    try:
+        import onnxruntime
+        from ops_models import sparse, sparse_model
+    except ImportError as reason:
+        return f"not here: {reason}"
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return f"open: onnxruntime {onnxruntime.__version__} here has no CUDA provider"
+    blob = bitmap.encode(sparse(70, 256, 0.5), layout="tiles")
+    X = np.random.default_rng(0).standard_normal((3, 256)).astype(np.float16)
+    options = onnxruntime.SessionOptions()
+    options.register_custom_ops_library(str(library.resolve().parent / "libslc_ops.so"))
+    try:
+        session = onnxruntime.InferenceSession(
+            sparse_model(blob, 70, 256, dtype="float16").SerializeToString(), options,
+            providers=["CUDAExecutionProvider"],
+        )  # fmt: skip
+        Y = session.run(None, {"x": X})[0]
+    except Exception as reason:  # its errors are of many classes
+        return f"NO: onnxruntime {onnxruntime.__version__}: {reason}"
+    exact = X.astype(np.float64) @ bitmap.decode(blob).astype(np.float64).T
+    wrong = float(np.abs(Y - exact).max() / np.abs(exact).max())
+    verdict = "yes" if wrong < 2e-3 else "NO, wrong results"
+    return f"{verdict}: onnxruntime {onnxruntime.__version__}, off by {wrong:.1e} of the largest"
+
+
+def _out_of_time(*_: Any) -> None:
+    raise DeviceError("stopped from outside, which allows a part only so long")
 
 
 def main() -> int:
@@ -194,26 +216,63 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("what", choices=("correct", "time"))
+    parser.add_argument("what", choices=("correct", "time", "tune", "ort", "note", "table"))
     parser.add_argument("--library", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--few", action="store_true", help="few cases, for a sanitizer")
+    parser.add_argument("--note", metavar="KEY=TEXT", help="what `note` adds to the file")
+    parser.add_argument("--dry", action="store_true", help="tiny cases, for an emulated driver")
+    parser.add_argument("--seconds", type=float, default=120, help="after which to stop")
     given = parser.parse_args()
-    library = Library(given.library)
-    found = correct(library, given.few) if given.what == "correct" else time_all(library)
     path = given.out / "gpu_check.json"
     document = json.loads(path.read_text()) if path.exists() else {}
+    if given.what == "table":
+        text = table(document)
+        (given.out / "gpu_check.md").write_text(text)
+        print(text)
+        return 0
+    sizes = DRY if given.dry else FULL
+    if given.what == "note":
+        key, _, text = given.note.partition("=")
+        document[key] = text
+        path.write_text(json.dumps(document, indent=1) + "\n")
+        return 0
+    if given.what == "ort":
+        document["ort"] = ort(given.library)
+        path.write_text(json.dumps(document, indent=1) + "\n")
+        print(f"onnxruntime: {document['ort']}")
+        return int(document["ort"].startswith("NO"))
+    try:
+        device = Device()
+        library = Library(given.library, device)
+    except (DeviceError, LibraryError) as reason:
+        print(f"gpu_check {given.what}: {reason}", file=sys.stderr)
+        return 2
     document |= {
-        "device": torch.cuda.get_device_name(),
+        "device": device.name,
+        "sms": device.attribute(cuda_driver.SMS),
+        "l2_bytes": device.attribute(cuda_driver.L2_BYTES),
+        "shared_bytes_of_sm": device.attribute(cuda_driver.SHARED_OF_SM),
+        "driver": device.driver,
         "date": datetime.date.today().isoformat(),
         "images": library.images,
-        "torch": torch.__version__,
     }
+    signal.signal(signal.SIGTERM, _out_of_time)
+    budget = Budget(given.seconds)
+    found: dict[str, Any] = {}
+    try:
+        if given.what == "correct":
+            correct(device, library, given.few, budget, found)
+        else:
+            {"time": time_all, "tune": tune}[given.what](device, library, sizes, budget, found)
+    except (DeviceError, LibraryError) as reason:
+        found["stopped"] = str(reason)  # what came before it is kept
+    found["left_out"] = budget.left_out
     if not given.few:
         document[given.what] = found
     path.write_text(json.dumps(document, indent=1) + "\n")
-    print(json.dumps({k: v for k, v in found.items() if k != "results"}, indent=1))
-    return 0
+    print(json.dumps({k: v for k, v in found.items() if k not in ("results", "timed")}, indent=1))
+    return int(bool(found.get("failures")) or "stopped" in found)
 
 
 if __name__ == "__main__":

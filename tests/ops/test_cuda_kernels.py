@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cuda_emulator import CudaKernels
+from cuda_emulator import TILED, CudaKernels, Plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from native_kernels import build
@@ -98,7 +98,7 @@ def test_the_emulated_mma_is_a_product(cuda: CudaKernels) -> None:
 
 def _check(
     cuda: CudaKernels, S: np.ndarray, m: int, seed: int, *, value_type: str, group: int = 64,
-    x_type: type = np.float16, tiled: bool = False,
+    x_type: type = np.float16, plan: Plan | None = None,
 ) -> None:  # fmt: skip
     rng = np.random.default_rng(seed)
     # Halves in either type: the kernels round X to f16.
@@ -108,8 +108,8 @@ def _check(
     W = bitmap.decode(blob).astype(np.float64)
     exact = X.astype(np.float64) @ W.T + (0 if bias is None else bias)
     bound = matmul_bound(X, W, bias, lanes=1)
-    got = cuda.gemm(blob, X, bias, tiled=tiled, seed=seed)
-    context = f"{value_type} N {S.shape[0]} K {S.shape[1]} m {m} seed {seed} tiled {tiled}"
+    got = cuda.gemm(blob, X, bias, plan=plan, seed=seed)
+    context = f"{value_type} N {S.shape[0]} K {S.shape[1]} m {m} seed {seed} {plan}"
     _assert_rounded(got, exact, bound, context)
 
 
@@ -135,7 +135,7 @@ def test_few_rows(cuda, n, k, m, density, value_type, group, x_type, seed) -> No
     _check(cuda, S, m, seed, value_type=value_type, group=group, x_type=x_type)
 
 
-@pytest.mark.parametrize("m", [8, 9, 16, 17, 32, 33])
+@pytest.mark.parametrize("m", [8, 9, 16, 17, 32, 33, 64, 65])
 @pytest.mark.parametrize("value_type", VALUES)
 def test_every_stream_kernel(cuda: CudaKernels, m: int, value_type: str) -> None:
     _check(cuda, sparse(35, 600, 0.5, m), m, m, value_type=value_type)
@@ -150,14 +150,56 @@ def test_many_rows(
     cuda: CudaKernels, value_type: str, n: int, k: int, m: int, x_type: type
 ) -> None:
     S = sparse(n, k, 0.5, n)
-    _check(cuda, S, m, k, value_type=value_type, group=128, x_type=x_type, tiled=True)
+    _check(cuda, S, m, k, value_type=value_type, group=128, x_type=x_type, plan=TILED)
 
 
-@pytest.mark.parametrize("tiled", [False, True])
+@pytest.mark.parametrize("plan", [None, TILED])
 @pytest.mark.parametrize("density", DENSITIES)
-def test_every_density(cuda: CudaKernels, density: float, tiled: bool) -> None:
+def test_every_density(cuda: CudaKernels, density: float, plan: Plan | None) -> None:
     for value_type in VALUES:
-        _check(cuda, sparse(33, 260, density, 3), 7, 4, value_type=value_type, tiled=tiled)
+        _check(cuda, sparse(33, 260, density, 3), 7, 4, value_type=value_type, plan=plan)
+
+
+# 700 columns are 11 blocks: some splits leave warps, and thread blocks, without any.
+SPLITS = [
+    *[Plan(8, warps, cluster) for warps in (1, 4, 16) for cluster in (1, 2, 8)],
+    *[Plan(rows, 4, 4) for rows in (16, 32, 64)], Plan(128, 4, 2), Plan(128, 4, 8),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("plan", SPLITS, ids=str)
+def test_every_split_of_k(cuda: CudaKernels, plan: Plan) -> None:
+    """Over warps and over thread blocks of a cluster; large clusters take long to emulate."""
+    for value_type in VALUES if plan.warps * plan.cluster <= 16 else ["i8"]:
+        S = sparse(35, 700, 0.5, plan.warps)
+        _check(cuda, S, plan.rows + 3, plan.cluster, value_type=value_type, group=128, plan=plan)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    n=st.integers(1, 70),
+    k=st.integers(1, 900),
+    m=st.integers(1, 20),
+    warps=st.integers(1, 16),
+    cluster=st.integers(1, 8),
+    value_type=st.sampled_from(VALUES),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_any_split_of_k(cuda, n, k, m, warps, cluster, value_type, seed) -> None:
+    plan = Plan(8, warps, cluster)
+    _check(cuda, sparse(n, k, 0.5, seed), m, seed, value_type=value_type, plan=plan)
+
+
+@pytest.mark.parametrize(
+    "plan", [Plan(8, 8), Plan(8, 4, 4), Plan(64, 8, 2), Plan(128, 4, 2)], ids=str
+)
+def test_a_split_gives_the_same_bits_in_any_order_of_threads(cuda: CudaKernels, plan: Plan) -> None:
+    """Sums of warps and of thread blocks are added in a fixed order."""
+    blob = bitmap.encode(sparse(35, 700, 0.5, 0), "i8", layout="tiles")
+    X = np.random.default_rng(0).standard_normal((9, 700), np.float32)
+    first = cuda.gemm(blob, X, plan=plan, seed=0)
+    for seed in range(1, 4):
+        np.testing.assert_array_equal(cuda.gemm(blob, X, plan=plan, seed=seed), first)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
@@ -232,6 +274,30 @@ def test_up(cuda, n, m, ranks, types, x_type, offset, seed) -> None:
     exact = Y0.astype(np.float64) + used.astype(np.float64) @ exact_B.T
     bound = matmul_bound(used, exact_B, Y0)
     _assert_rounded(got, exact, bound)
+
+
+@pytest.mark.parametrize("types", [(np.float16, np.int8, np.float16), (np.int8,) * 3])
+@pytest.mark.parametrize(
+    ("n", "k", "m", "ranks"),
+    [(96, 256, 40, (16, 8, 40)), (131, 203, 33, (5, 17, 1)), (16, 64, 9, (16, 0, 0)),
+     (128, 700, 65, (4, 80, 12))],
+)  # fmt: skip
+def test_adapters_on_tensor_cores(cuda: CudaKernels, n, k, m, ranks, types) -> None:
+    """More than eight rows of X in f16: matrices that four columns are read of at once, and not."""
+    rng = np.random.default_rng(n)
+    A = [_adapter(rng, rank, k, dtype) for rank, dtype in zip(ranks, types, strict=True)]
+    B = [_adapter(rng, n, rank, dtype) for rank, dtype in zip(ranks, types, strict=True)]
+    X = rng.standard_normal((m, k)).astype(np.float16)
+    gate = rng.standard_normal(sum(ranks)).astype(np.float32)
+    H = cuda.down(X, [one for one, _ in A], [scale for _, scale in A], gate)
+    whole_A = np.concatenate([_exact(*one) for one in A]) * gate[:, None].astype(np.float64)
+    _assert_rounded(H, X.astype(np.float64) @ whole_A.T, matmul_bound(X, whole_A, lanes=1), "down")
+    used = rng.standard_normal((m, 3 + sum(ranks))).astype(np.float16)
+    Y0 = rng.standard_normal((m, n)).astype(np.float16)
+    Y = cuda.up(Y0, used, [one for one, _ in B], [scale for _, scale in B], 3)
+    whole_B = np.concatenate([_exact(*one) for one in B], axis=1)
+    exact = Y0.astype(np.float64) + used[:, 3:].astype(np.float64) @ whole_B.T
+    _assert_rounded(Y, exact, matmul_bound(used[:, 3:], whole_B, Y0, lanes=1), "up")
 
 
 def test_adapters_agree_with_the_reference(cuda: CudaKernels) -> None:

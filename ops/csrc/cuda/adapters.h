@@ -40,7 +40,7 @@ SLC_DEVICE void LoadFour(const void* data, int type, i64 at, i64 left, float (&o
       return;
     }
     SLC_UNROLL
-    for (int i = 0; i < 4; ++i) out[i] = i < left ? static_cast<float>(from[i]) : 0.0f;
+    for (int i = 0; i < 4; ++i) out[i] = i < left ? static_cast<float>(LoadByte(from + i)) : 0.0f;
   }
 }
 
@@ -94,6 +94,24 @@ SLC_DEVICE void AdapterDown(const DownArguments& in) {
   }
 }
 
+// Along the ranks of all adapters, one behind the other, each counted up to a multiple of `step`:
+// so that many small ones take as many steps as one of their rank.
+struct RankWalk {
+  int adapter = 0;
+  i64 begin = 0;  // of that adapter
+};
+
+// Goes on to where `at` is; false behind the last adapter. `at` never goes back.
+SLC_DEVICE bool WalkTo(const UpArguments& in, i64 at, int step, RankWalk& walk) {
+  while (walk.adapter < in.count) {
+    const i64 end = walk.begin + (in.adapters[walk.adapter].rank + step - 1) / step * step;
+    if (at < end) return true;
+    walk.begin = end;
+    ++walk.adapter;
+  }
+  return false;
+}
+
 // Eight lanes: one row of every B (32·BlockX() + …), rows 8·BlockY() … of H and Y.
 template <bool kFloat>
 SLC_DEVICE void AdapterUp(const UpArguments& in) {
@@ -101,20 +119,20 @@ SLC_DEVICE void AdapterUp(const UpArguments& in) {
   const int part = Lane() % kUpLanes;
   const i64 row0 = BlockY() * kAdapterRows;
   float sums[kAdapterRows] = {};
-  for (int nth = 0; nth < in.count && n < in.n; ++nth) {
-    const Adapter& B = in.adapters[nth];
+  RankWalk walk;
+  for (i64 rank = 4 * part; n < in.n && WalkTo(in, rank, 4, walk); rank += 4 * kUpLanes) {
+    const Adapter& B = in.adapters[walk.adapter];
+    const i64 at = rank - walk.begin;
     const float scale = B.scale == nullptr ? 1.0f : LoadFloat(B.scale + n);
-    for (i64 at = 4 * part; at < B.rank; at += 4 * kUpLanes) {
-      float b[4], h[4];
-      LoadFour(B.data, B.type, n * B.rank + at, B.rank - at, b);
+    float b[4], h[4];
+    LoadFour(B.data, B.type, n * B.rank + at, B.rank - at, b);
+    SLC_UNROLL
+    for (int j = 0; j < kAdapterRows; ++j) {
+      if (row0 + j >= in.m) continue;
+      LoadFour(in.h, kFloat ? kDenseF32 : kDenseF16, (row0 + j) * in.stride + B.begin + at,
+               B.rank - at, h);
       SLC_UNROLL
-      for (int j = 0; j < kAdapterRows; ++j) {
-        if (row0 + j >= in.m) continue;
-        LoadFour(in.h, kFloat ? kDenseF32 : kDenseF16, (row0 + j) * in.stride + B.begin + at,
-                 B.rank - at, h);
-        SLC_UNROLL
-        for (int i = 0; i < 4; ++i) sums[j] += scale * (b[i] * h[i]);
-      }
+      for (int i = 0; i < 4; ++i) sums[j] += scale * (b[i] * h[i]);
     }
   }
   SLC_UNROLL

@@ -42,6 +42,45 @@ SLC_DEVICE float ShuffleXor(float value, int mask) {
 SLC_DEVICE void SyncWarp() { __syncwarp(); }
 SLC_DEVICE void SyncBlock() { __syncthreads(); }
 
+// A cluster: thread blocks, neighbours in x, that run at the same time and can read each other's
+// shared memory. Since sm_90; before it, and in launches without one, a block is its own cluster.
+#if __CUDA_ARCH__ >= 900
+SLC_DEVICE int ClusterSize() {
+  u32 size;
+  asm("mov.u32 %0, %%cluster_nctaid.x;" : "=r"(size));
+  return static_cast<int>(size);
+}
+SLC_DEVICE i64 ClusterX() {
+  u32 x;
+  asm("mov.u32 %0, %%clusterid.x;" : "=r"(x));
+  return x;
+}
+SLC_DEVICE int ClusterRank() {
+  u32 rank;
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return static_cast<int>(rank);
+}
+SLC_DEVICE void SyncCluster() {
+  asm volatile("barrier.cluster.arrive;" ::: "memory");
+  asm volatile("barrier.cluster.wait;" ::: "memory");
+}
+// What block `rank` has where this one has `own`.
+SLC_DEVICE float LoadOfRank(const float* own, int rank) {
+  const u32 here = static_cast<u32>(__cvta_generic_to_shared(own));
+  u32 there;
+  float value;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(here), "r"(rank));
+  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(there) : "memory");
+  return value;
+}
+#else
+SLC_DEVICE int ClusterSize() { return 1; }
+SLC_DEVICE i64 ClusterX() { return BlockX(); }
+SLC_DEVICE int ClusterRank() { return 0; }
+SLC_DEVICE void SyncCluster() { __syncthreads(); }
+SLC_DEVICE float LoadOfRank(const float* own, int) { return *own; }
+#endif
+
 // The dynamic shared memory of a block, aligned to 16 bytes.
 SLC_DEVICE u8* SharedMemory() {
   extern __shared__ __align__(16) u8 slc_shared[];
@@ -86,6 +125,7 @@ SLC_DEVICE void StoreQuad(void* p, const u32 (&x)[4]) {
 }
 SLC_DEVICE u16 Load16(const u16* p) { return __ldg(p); }
 SLC_DEVICE float LoadFloat(const float* p) { return __ldg(p); }
+SLC_DEVICE signed char LoadByte(const signed char* p) { return __ldg(p); }
 
 SLC_DEVICE float BitsToFloat(u32 bits) { return __uint_as_float(bits); }
 SLC_DEVICE float HalfToFloat(u16 half) {

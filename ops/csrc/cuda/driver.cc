@@ -37,6 +37,8 @@ Driver Open() {
   Find(library, "cuModuleGetFunction", &d.ModuleGetFunction);
   Find(library, "cuFuncSetAttribute", &d.FuncSetAttribute);
   Find(library, "cuLaunchKernel", &d.LaunchKernel);
+  d.LaunchKernelEx =
+      reinterpret_cast<decltype(d.LaunchKernelEx)>(dlsym(library, "cuLaunchKernelEx"));
   Find(library, "cuMemAlloc_v2", &d.MemAlloc);
   Find(library, "cuMemFree_v2", &d.MemFree);
   Find(library, "cuMemsetD8_v2", &d.MemsetD8);

@@ -26,8 +26,29 @@ using CuModule = CuModuleTag*;
 using CuFunction = CuFunctionTag*;
 using CuStream = CuStreamTag*;
 
-enum CuDeviceAttribute { kSharedBytesOptIn = 97, kMajor = 75, kMinor = 76 };
+enum CuDeviceAttribute {
+  kMultiprocessors = 16,
+  kMajor = 75,
+  kMinor = 76,
+  kSharedBytesOptIn = 97,
+  kClusterLaunch = 120
+};
 enum CuFunctionAttribute { kMaxDynamicSharedBytes = 8 };
+
+// CUlaunchConfig with its attributes, of which only the cluster's size is used.
+struct CuLaunchAttribute {
+  int id;
+  char padding[4];
+  unsigned value[16];
+};
+constexpr int kClusterDimension = 4;
+struct CuLaunchConfig {
+  unsigned grid_x, grid_y, grid_z, block_x, block_y, block_z, shared_bytes;
+  CuStream stream;
+  CuLaunchAttribute* attributes;
+  unsigned attribute_count;
+};
+static_assert(sizeof(CuLaunchAttribute) == 72 && sizeof(CuLaunchConfig) == 56, "as in cuda.h");
 
 struct Driver {
   CuResult (*Init)(unsigned flags);
@@ -45,6 +66,9 @@ struct Driver {
   CuResult (*LaunchKernel)(CuFunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
                            unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared,
                            CuStream stream, void** arguments, void** extra);
+  // Null in drivers before CUDA 11.8, which know no clusters.
+  CuResult (*LaunchKernelEx)(const CuLaunchConfig* config, CuFunction function, void** arguments,
+                             void** extra);
   CuResult (*MemAlloc)(CuPointer* pointer, size_t bytes);
   CuResult (*MemFree)(CuPointer pointer);
   CuResult (*MemsetD8)(CuPointer pointer, unsigned char value, size_t bytes);

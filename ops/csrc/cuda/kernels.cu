@@ -1,5 +1,6 @@
-// Every kernel by the name under which the host finds it. Compiled by NVRTC for each SM (build.py),
-// and by the host's compiler against the emulator in tests.
+// Every kernel by the name under which the host finds it. Compiled by NVRTC for each SM
+// (build_images.py), and by the host's compiler against the emulator in tests.
+#include "adapter_gemm.h"
 #include "adapters.h"
 #include "check_blob.h"
 #include "stream_gemm.h"
@@ -8,18 +9,20 @@
 using namespace slc::cuda;  // NOLINT: a file of entry points
 
 // slc_stream_<values>_<x>_<rows of X>
-#define SLC_STREAM(name, type, float_x, rows, tiles)                                            \
-  SLC_KERNEL SLC_THREADS(32 * kStreamWarps) void slc_stream_##name##_##rows(GemmArguments in) { \
-    StreamGemm<type, float_x, tiles, rows / 8, kStreamWarps, StreamStages(rows)>(in);           \
+#define SLC_STREAM(name, type, float_x, rows)                                                      \
+  SLC_KERNEL SLC_THREADS(32 *                                                                      \
+                         StreamWarpsMax(rows)) void slc_stream_##name##_##rows(GemmArguments in) { \
+    StreamGemm<type, float_x, rows>(in);                                                           \
   }
 #define SLC_TILED(name, type, float_x)                                               \
   SLC_KERNEL SLC_THREADS(32 * kTiledWarps) void slc_tiled_##name(GemmArguments in) { \
     TiledGemm<type, float_x>(in);                                                    \
   }
-#define SLC_GEMM(name, type, float_x)                  \
-  SLC_STREAM(name, type, float_x, 8, StreamTiles(8))   \
-  SLC_STREAM(name, type, float_x, 16, StreamTiles(16)) \
-  SLC_STREAM(name, type, float_x, 32, StreamTiles(32)) \
+#define SLC_GEMM(name, type, float_x) \
+  SLC_STREAM(name, type, float_x, 8)  \
+  SLC_STREAM(name, type, float_x, 16) \
+  SLC_STREAM(name, type, float_x, 32) \
+  SLC_STREAM(name, type, float_x, 64) \
   SLC_TILED(name, type, float_x)
 
 SLC_GEMM(f16_half, kF16, false)
@@ -41,4 +44,8 @@ SLC_KERNEL SLC_THREADS(32 * kAdapterWarps) void slc_up_half(UpArguments in) {
 SLC_KERNEL SLC_THREADS(32 * kAdapterWarps) void slc_up_float(UpArguments in) {
   AdapterUp<true>(in);
 }
+SLC_KERNEL SLC_THREADS(32 * kAdapterWarps) void slc_down_gemm(DownArguments in) {
+  AdapterDownGemm(in);
+}
+SLC_KERNEL SLC_THREADS(32 * kAdapterWarps) void slc_up_gemm(UpArguments in) { AdapterUpGemm(in); }
 SLC_KERNEL SLC_THREADS(kCheckThreads) void slc_check(CheckArguments in) { CheckBlob(in); }

@@ -1,60 +1,73 @@
-// Which kernel a call takes and how large its grid is: what the host and the kernels must agree on.
+// How large the grid of a kernel is: what the host and the kernels must agree on.
 #pragma once
 
-#include "shapes.h"
+#include <string>
+
+#include "arguments.h"
+#include "gpu_table.h"
 
 namespace slc::cuda {
-
-constexpr long long kStreamRowsMax = 32;
-
-// The rows of the smallest stream kernel that takes m at once.
-SLC_HOST_DEVICE constexpr int StreamRows(long long m) { return m <= 8 ? 8 : m <= 16 ? 16 : 32; }
 
 struct Grid {
   long long x, y;
   int threads;
   int shared_bytes;
+  int cluster;  // thread blocks, neighbours in x
 };
 
-template <int kType>
-SLC_HOST_DEVICE constexpr int StreamShared(int rows) {
-  return rows == 8
-             ? StreamShape<kType, StreamTiles(8), 1, kStreamWarps, StreamStages(8)>::kSharedBytes
-         : rows == 16
-             ? StreamShape<kType, StreamTiles(16), 2, kStreamWarps, StreamStages(16)>::kSharedBytes
-             : StreamShape<kType, StreamTiles(32), 4, kStreamWarps, StreamStages(32)>::kSharedBytes;
+SLC_HOST_DEVICE constexpr Grid GemmGrid(int value_type, const GemmPlan& plan, long long n,
+                                        long long m) {
+  return {PlanGridX(plan, n), PlanGridY(plan, m), 32 * plan.warps, PlanShared(value_type, plan),
+          plan.cluster};
 }
 
-template <int kType>
-SLC_HOST_DEVICE constexpr Grid GemmGrid(long long n, long long m, bool tiled) {
-  const long long tiles = (n + kBlockRows - 1) / kBlockRows;
-  if (tiled) {
-    return {(tiles + kTiledTiles - 1) / kTiledTiles, (m + kTiledRows - 1) / kTiledRows,
-            32 * kTiledWarps, TiledShape<kType>::kSharedBytes};
+// The entry point of kernels.cu; x is f32 or f16.
+inline std::string GemmName(int value_type, bool float_x, const GemmPlan& plan) {
+  const std::string values = value_type == kF16 ? "f16" : value_type == kI8 ? "i8" : "i4";
+  const std::string kind = values + (float_x ? "_float" : "_half");
+  return IsTiled(plan) ? "slc_tiled_" + kind
+                       : "slc_stream_" + kind + "_" + std::to_string(plan.rows);
+}
+
+// Whether adapters run on tensor cores: more rows than a warp of the other kernels has at a time,
+// and everything is a half exactly.
+template <class Arguments>
+bool OnTensorCores(const Arguments& in, bool float_x) {
+  bool exact = !float_x && in.m > kAdapterRows;
+  for (int i = 0; i < in.count; ++i) exact = exact && in.adapters[i].type != kDenseF32;
+  return exact;
+}
+
+struct AdapterLaunch {
+  const char* name;
+  Grid grid;
+};
+
+inline AdapterLaunch DownLaunch(const DownArguments& in, bool float_x) {
+  constexpr int kThreads = 32 * kAdapterWarps;
+  if (OnTensorCores(in, float_x)) {
+    return {"slc_down_gemm",
+            {DivideUp(in.ranks, kBlockRows), DivideUp(in.m, kAdapterGemmRows), kThreads,
+             kDownGemmShared, 1}};
   }
-  const int rows = StreamRows(m), each = StreamTiles(rows);
-  return {(tiles + each - 1) / each, (m + rows - 1) / rows, 32 * kStreamWarps,
-          StreamShared<kType>(rows)};
+  return {float_x ? "slc_down_float" : "slc_down_half",
+          {DivideUp(in.ranks, kAdapterWarps), DivideUp(in.m, kAdapterRows), kThreads, 0, 1}};
 }
 
-inline Grid GemmGridOf(int value_type, long long n, long long m, bool tiled) {
-  return value_type == kF16  ? GemmGrid<kF16>(n, m, tiled)
-         : value_type == kI8 ? GemmGrid<kI8>(n, m, tiled)
-                             : GemmGrid<kI4>(n, m, tiled);
-}
-
-inline Grid DownGrid(long long ranks, long long m) {
-  return {(ranks + kAdapterWarps - 1) / kAdapterWarps, (m + kAdapterRows - 1) / kAdapterRows,
-          32 * kAdapterWarps, 0};
-}
-
-inline Grid UpGrid(long long n, long long m) {
-  constexpr long long kRows = kAdapterWarps * (32 / kUpLanes);
-  return {(n + kRows - 1) / kRows, (m + kAdapterRows - 1) / kAdapterRows, 32 * kAdapterWarps, 0};
+inline AdapterLaunch UpLaunch(const UpArguments& in, bool float_x) {
+  constexpr int kThreads = 32 * kAdapterWarps;
+  if (OnTensorCores(in, float_x)) {
+    return {"slc_up_gemm",
+            {DivideUp(in.n, kAdapterWarps * kBlockRows), DivideUp(in.m, kAdapterGemmRows), kThreads,
+             kUpGemmShared, 1}};
+  }
+  return {float_x ? "slc_up_float" : "slc_up_half",
+          {DivideUp(in.n, kAdapterWarps * (32 / kUpLanes)), DivideUp(in.m, kAdapterRows), kThreads,
+           0, 1}};
 }
 
 inline Grid CheckGrid(long long blocks) {
-  return {(blocks + kCheckThreads - 1) / kCheckThreads, 1, kCheckThreads, 0};
+  return {DivideUp(blocks, kCheckThreads), 1, kCheckThreads, 0, 1};
 }
 
 }  // namespace slc::cuda

@@ -1,5 +1,6 @@
 #include "modules.h"
 
+#include <algorithm>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -13,28 +14,33 @@ constexpr long long kGridYMax = 65535;
 
 struct Named {
   std::string name;
-  int shared_bytes;
+  int shared_bytes;  // the most that a launch wants
 };
 
-// Every entry point of kernels.cu with the shared memory it wants.
+// Every entry point of kernels.cu.
 std::vector<Named> EntryPoints() {
   std::vector<Named> names = {{"slc_down_half", 0},
                               {"slc_down_float", 0},
                               {"slc_up_half", 0},
                               {"slc_up_float", 0},
+                              {"slc_down_gemm", kDownGemmShared},
+                              {"slc_up_gemm", kUpGemmShared},
                               {"slc_check", 0}};
-  for (const char* x : {"half", "float"}) {
+  for (const bool float_x : {false, true}) {
     for (const int type : {kF16, kI8, kI4}) {
-      const std::string values = type == kF16 ? "f16" : type == kI8 ? "i8" : "i4";
-      for (const int rows : {8, 16, 32}) {
-        names.push_back({"slc_stream_" + values + "_" + x + "_" + std::to_string(rows),
-                         GemmGridOf(type, 1, rows, false).shared_bytes});
+      for (const int rows : {8, 16, 32, 64, kTiledRows}) {
+        const GemmPlan largest = {rows, rows == kTiledRows ? kTiledWarps : StreamWarpsMax(rows), 1};
+        names.push_back({GemmName(type, float_x, largest), PlanShared(type, largest)});
       }
-      names.push_back(
-          {"slc_tiled_" + values + "_" + x, GemmGridOf(type, 1, 128, true).shared_bytes});
     }
   }
   return names;
+}
+
+int Attribute(const Driver& driver, CuDeviceAttribute attribute, CuDevice device) {
+  int value = 0;
+  CheckCuda(driver.DeviceGetAttribute(&value, attribute, device), "cuDeviceGetAttribute");
+  return value;
 }
 
 }  // namespace
@@ -50,26 +56,28 @@ std::string ImageNames() {
 
 Kernels::Kernels(const Driver& driver) {
   CuDevice device = 0;
-  int major = 0, minor = 0, shared = 0;
   CheckCuda(driver.CtxGetDevice(&device), "cuCtxGetDevice");
-  CheckCuda(driver.DeviceGetAttribute(&major, kMajor, device), "cuDeviceGetAttribute");
-  CheckCuda(driver.DeviceGetAttribute(&minor, kMinor, device), "cuDeviceGetAttribute");
-  CheckCuda(driver.DeviceGetAttribute(&shared, kSharedBytesOptIn, device), "cuDeviceGetAttribute");
-  sm_ = 10 * major + minor;
+  sm_ = 10 * Attribute(driver, kMajor, device) + Attribute(driver, kMinor, device);
   const Image* image = ImageFor(sm_);
   if (image == nullptr) {
     throw CudaError("libslc_ops_cuda.so holds kernels for " + ImageNames() +
                     " and none runs on this GPU, sm_" + std::to_string(sm_) +
                     ": export with --provider cpu, or build with this SM in SLC_CUDA_SMS");
   }
+  gpu_ = {GpuRowFor(image->sm), Attribute(driver, kMultiprocessors, device),
+          Attribute(driver, kSharedBytesOptIn, device), 0};
+  if (driver.LaunchKernelEx != nullptr && gpu_.row.cluster_max > 1) {
+    gpu_.clusters = Attribute(driver, kClusterLaunch, device);
+  }
   CuModule module = nullptr;
   CheckCuda(driver.ModuleLoadData(&module, image->data), "cuModuleLoadData");
   for (const Named& entry : EntryPoints()) {
     CuFunction function = nullptr;
     CheckCuda(driver.ModuleGetFunction(&function, module, entry.name.c_str()), entry.name.c_str());
-    if (entry.shared_bytes > 48 * 1024) {         // what a kernel may have without asking
-      if (entry.shared_bytes > shared) continue;  // Find says so if it is ever wanted
-      CheckCuda(driver.FuncSetAttribute(function, kMaxDynamicSharedBytes, entry.shared_bytes),
+    // Plans ask for no more than the GPU has; what a kernel may have without asking is less.
+    const int shared_bytes = std::min(entry.shared_bytes, gpu_.shared_bytes);
+    if (shared_bytes > 48 * 1024) {
+      CheckCuda(driver.FuncSetAttribute(function, kMaxDynamicSharedBytes, shared_bytes),
                 "cuFuncSetAttribute");
     }
     functions_[entry.name] = function;
@@ -78,10 +86,7 @@ Kernels::Kernels(const Driver& driver) {
 
 CuFunction Kernels::Find(const std::string& name) const {
   const auto found = functions_.find(name);
-  if (found == functions_.end()) {
-    throw CudaError(name + " wants more shared memory than this GPU (sm_" + std::to_string(sm_) +
-                    ") has for a thread block");
-  }
+  if (found == functions_.end()) throw CudaError("no kernel is called " + name);
   return found->second;
 }
 
@@ -109,11 +114,20 @@ void Launch(CuFunction kernel, const Grid& grid, void* arguments, void* stream, 
                     std::to_string(grid.y) + " thread blocks is more than CUDA launches");
   }
   void* pointers[] = {arguments};
-  CheckCuda(TheDriver().LaunchKernel(
-                kernel, static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), 1,
-                static_cast<unsigned>(grid.threads), 1, 1, static_cast<unsigned>(grid.shared_bytes),
-                static_cast<CuStream>(stream), pointers, nullptr),
-            what);
+  const auto x = static_cast<unsigned>(grid.x), y = static_cast<unsigned>(grid.y);
+  const auto threads = static_cast<unsigned>(grid.threads);
+  const auto shared_bytes = static_cast<unsigned>(grid.shared_bytes);
+  auto* on = static_cast<CuStream>(stream);
+  const Driver& driver = TheDriver();
+  if (grid.cluster == 1) {
+    CheckCuda(
+        driver.LaunchKernel(kernel, x, y, 1, threads, 1, 1, shared_bytes, on, pointers, nullptr),
+        what);
+    return;
+  }
+  CuLaunchAttribute cluster = {kClusterDimension, {}, {static_cast<unsigned>(grid.cluster), 1, 1}};
+  const CuLaunchConfig config = {x, y, 1, threads, 1, 1, shared_bytes, on, &cluster, 1};
+  CheckCuda(driver.LaunchKernelEx(&config, kernel, pointers, nullptr), what);
 }
 
 }  // namespace slc::cuda

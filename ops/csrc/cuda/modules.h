@@ -17,10 +17,12 @@ class Kernels {
   // The kernel of this name, ready for what shared memory its launches ask for.
   CuFunction Find(const std::string& name) const;
 
-  int sm() const { return sm_; }
+  // What plans are chosen by.
+  const Gpu& gpu() const { return gpu_; }
 
  private:
   std::unordered_map<std::string, CuFunction> functions_;
+  Gpu gpu_{};
   int sm_ = 0;
 };
 

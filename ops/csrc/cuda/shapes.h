@@ -16,59 +16,61 @@ SLC_HOST_DEVICE constexpr int StageBytes(int value_type) {
 
 constexpr int kTableBytes = 32;  // the codebook of i4 as halves
 
-// stream_gemm.h
+// Sums in shared memory, [rows of X, rows of S + 4] floats: with a row 4 words longer than a
+// multiple of 16, the lanes of an mma's result (rows 2t, columns g) meet every bank once.
+SLC_HOST_DEVICE constexpr int SumsStride(int across) { return across + 4; }
+SLC_HOST_DEVICE constexpr int SumsElems(int rows, int across) { return rows * SumsStride(across); }
 
-constexpr int kStreamWarps = 8;
+SLC_HOST_DEVICE constexpr int MaxOf(int a, int b) { return a > b ? a : b; }
 
-// Row tiles of S that a thread block of the kernel for `rows` rows of X takes: with more rows X is
-// read again for every tile, so that two share it.
+// stream_gemm.h: kernels for 8, 16, 32 and 64 rows of X.
+
+// Row tiles of S that a thread block takes: with more rows X is read again for every tile, so that
+// two share it.
 SLC_HOST_DEVICE constexpr int StreamTiles(int rows) { return rows == 8 ? 1 : 2; }
 SLC_HOST_DEVICE constexpr int StreamStages(int rows) { return rows == 8 ? 3 : 2; }
+// Most warps: 16 may have 128 registers each, 8 all that there are.
+SLC_HOST_DEVICE constexpr int StreamWarpsMax(int rows) { return rows == 8 ? 16 : 8; }
 
-template <int kType, int kTiles, int kRows8, int kWarps, int kStages>
-struct StreamShape {
-  static constexpr int kStage = kTiles * StageBytes(kType);
-  static constexpr int kSumsBytes = kTiles * kBlockRows * kRows8 * 8 * 4;
-  static constexpr int kRings = kTableBytes + kWarps * kStages * kStage;
-  // The sums lie where the rings were.
-  static constexpr int kSharedBytes = kRings > kSumsBytes ? kRings : kSumsBytes;
-};
+SLC_HOST_DEVICE constexpr int StreamStage(int value_type, int rows) {
+  return StreamTiles(rows) * StageBytes(value_type);
+}
+
+// A ring of stages for every warp; the warps' sums lie there afterwards.
+SLC_HOST_DEVICE constexpr int StreamShared(int value_type, int rows, int warps) {
+  return MaxOf(kTableBytes + warps * StreamStages(rows) * StreamStage(value_type, rows),
+               warps * 4 * SumsElems(rows, StreamTiles(rows) * kBlockRows));
+}
 
 // tiled_gemm.h
 
-constexpr int kTiledTiles = 4;   // row tiles of S
-constexpr int kTiledRows = 128;  // rows of X
-constexpr int kTiledWarps = 8;   // 2 along S's rows, 4 along X's
-constexpr int kWarpTiles = 2;    // row tiles of a warp
-constexpr int kWarpRows8 = 4;    // its rows of X, eight each
+constexpr int kTiledWarps = 4;
+constexpr int kWarpTiles = 2;  // row tiles of S of a warp: each element of X that it reads, twice
+constexpr int kTiledAcross = kTiledWarps * kWarpTiles * kBlockRows;  // rows of S
+constexpr int kTiledRows = 128;                                      // rows of X
+constexpr int kTiledStages = 2;
 
 // X's rows in shared memory are this many halves apart: 160 bytes, so that the 16 lanes that read
 // 8 bytes each at a time meet every bank once (rows g = 0 … 3 begin at banks 0, 8, 16, 24).
 constexpr int kXStride = 80;
 constexpr int kXBytes = kTiledRows * kXStride * 2;
-constexpr int kXSlots = 3;
 
-// A operands of a block: [step][lane] of 16 bytes.
-constexpr int kDecodedTile = 4 * 32 * 16;
-constexpr int kDecodedBytes = kTiledTiles * kDecodedTile;
+SLC_HOST_DEVICE constexpr int TiledXAt(int value_type) {
+  return kTableBytes + kTiledWarps * kTiledStages * kWarpTiles * StageBytes(value_type);
+}
+SLC_HOST_DEVICE constexpr int TiledShared(int value_type) {
+  return MaxOf(TiledXAt(value_type) + kTiledStages * kXBytes,
+               4 * SumsElems(kTiledRows, kTiledAcross));
+}
 
-template <int kType>
-struct TiledShape {
-  static constexpr int kStage = kTiledTiles * StageBytes(kType);
-  static constexpr int kDecodedAt = kTableBytes;
-  static constexpr int kXAt = kDecodedAt + 2 * kDecodedBytes;
-  static constexpr int kStagesAt = kXAt + kXSlots * kXBytes;
-  // Scales stay until the block after them has been decoded: they are read with the sums.
-  static constexpr int kScalesAt = kStagesAt + 2 * kStage;
-  static constexpr int kScalesBytes = kTiledTiles * kBlockRows * 2;
-  static constexpr int kSharedBytes = kScalesAt + 2 * kScalesBytes;
-};
-
-// adapters.h and check_blob.h
+// adapters.h, adapter_gemm.h and check_blob.h
 
 constexpr int kAdapterRows = 8;  // rows of X or H that a warp has at a time
 constexpr int kAdapterWarps = 8;
-constexpr int kUpLanes = 8;  // of a warp, for one row of B
+constexpr int kUpLanes = 8;           // of a warp, for one row of B
+constexpr int kAdapterGemmRows = 32;  // adapter_gemm.h: rows of X of a thread block
+constexpr int kDownGemmShared = kAdapterWarps * 4 * SumsElems(kAdapterGemmRows, kBlockRows);
+constexpr int kUpGemmShared = 4 * SumsElems(kAdapterGemmRows, kAdapterWarps* kBlockRows);
 constexpr int kCheckThreads = 256;
 
 }  // namespace slc::cuda

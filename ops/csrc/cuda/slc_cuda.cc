@@ -111,18 +111,33 @@ void OpenBlob(const void* packed, uint64_t bytes, Blob* blob) {
   CheckOnDevice(header, *blob);
 }
 
-std::string GemmName(const Blob& blob, int x_type, long long m, bool tiled) {
-  const char* values = blob.value_type == kF16 ? "f16" : blob.value_type == kI8 ? "i8" : "i4";
-  const std::string kind = std::string(values) + (x_type == kXFloat ? "_float" : "_half");
-  return tiled ? "slc_tiled_" + kind : "slc_stream_" + kind + "_" + std::to_string(StreamRows(m));
+void Gemm(const GemmPlan& plan, const Blob& blob, const void* x, int x_type, const float* bias,
+          void* y, long long m, void* stream) {
+  GemmArguments in{blob.S, x, bias, y, m};
+  const std::string name = GemmName(blob.value_type, x_type == kXFloat, plan);
+  Launch(CurrentKernels().Find(name), GemmGrid(blob.value_type, plan, blob.S.n, m), &in, stream,
+         name.c_str());
 }
 
-void Gemm(bool tiled, const Blob& blob, const void* x, int x_type, const float* bias, void* y,
-          long long m, void* stream) {
-  GemmArguments in{blob.S, x, bias, y, m};
-  const std::string name = GemmName(blob, x_type, m, tiled);
-  Launch(CurrentKernels().Find(name), GemmGridOf(blob.value_type, blob.S.n, m, tiled), &in, stream,
-         name.c_str());
+GemmPlan PlanOf(const Blob& blob, long long m) {
+  return ChoosePlan(CurrentKernels().gpu(), blob.value_type, blob.S.n, blob.S.k, m);
+}
+
+// What a caller made up is held against what kernels can do.
+void CheckPlan(const GemmPlan& plan, int value_type) {
+  const Gpu& gpu = CurrentKernels().gpu();
+  const bool stream = plan.rows == 8 || plan.rows == 16 || plan.rows == 32 || plan.rows == 64;
+  const bool warps = IsTiled(plan) ? plan.warps == kTiledWarps
+                                   : plan.warps >= 1 && plan.warps <= StreamWarpsMax(plan.rows);
+  const int clusters = gpu.clusters != 0 ? gpu.row.cluster_max : 1;
+  if ((stream || IsTiled(plan)) && warps && plan.cluster >= 1 && plan.cluster <= clusters &&
+      PlanShared(value_type, plan) <= gpu.shared_bytes) {
+    return;
+  }
+  throw CudaError("plan: got " + std::to_string(plan.rows) + " rows, " +
+                  std::to_string(plan.warps) + " warps, a cluster of " +
+                  std::to_string(plan.cluster) +
+                  ", wanted one of those of gpu_table.h on this GPU");
 }
 
 }  // namespace
@@ -147,26 +162,33 @@ const char* slc_cuda_open_blob(const void* packed, unsigned long long bytes, Blo
 
 const char* slc_cuda_bitmap_sparse_gemm(const Blob* blob, const void* x, int x_type,
                                         const float* bias, void* y, long long m, void* stream) {
-  return Guarded([&] { Gemm(m > kStreamRowsMax, *blob, x, x_type, bias, y, m, stream); });
+  return Guarded([&] { Gemm(PlanOf(*blob, m), *blob, x, x_type, bias, y, m, stream); });
 }
 
-const char* slc_cuda_gemm_by(int tiled, const Blob* blob, const void* x, int x_type,
+const char* slc_cuda_gemm_plan(const Blob* blob, long long m, GemmPlan* plan) {
+  return Guarded([&] { *plan = PlanOf(*blob, m); });
+}
+
+const char* slc_cuda_gemm_by(const GemmPlan* plan, const Blob* blob, const void* x, int x_type,
                              const float* bias, void* y, long long m, void* stream) {
-  return Guarded([&] { Gemm(tiled != 0, *blob, x, x_type, bias, y, m, stream); });
+  return Guarded([&] {
+    CheckPlan(*plan, blob->value_type);
+    Gemm(*plan, *blob, x, x_type, bias, y, m, stream);
+  });
 }
 
 const char* slc_cuda_adapter_down(const DownArguments* arguments, int x_type, void* stream) {
   return Guarded([&] {
     DownArguments in = *arguments;
-    const char* name = x_type == kXFloat ? "slc_down_float" : "slc_down_half";
-    Launch(CurrentKernels().Find(name), DownGrid(in.ranks, in.m), &in, stream, name);
+    const AdapterLaunch launch = DownLaunch(in, x_type == kXFloat);
+    Launch(CurrentKernels().Find(launch.name), launch.grid, &in, stream, launch.name);
   });
 }
 
 const char* slc_cuda_adapter_up(const UpArguments* arguments, int x_type, void* stream) {
   return Guarded([&] {
     UpArguments in = *arguments;
-    const char* name = x_type == kXFloat ? "slc_up_float" : "slc_up_half";
-    Launch(CurrentKernels().Find(name), UpGrid(in.n, in.m), &in, stream, name);
+    const AdapterLaunch launch = UpLaunch(in, x_type == kXFloat);
+    Launch(CurrentKernels().Find(launch.name), launch.grid, &in, stream, launch.name);
   });
 }

@@ -17,6 +17,8 @@
 
 namespace slc::cuda {
 
+struct GemmPlan;  // gpu_table.h
+
 constexpr int kInterfaceVersion = 1;
 
 enum XType { kXHalf = 0, kXFloat = 1 };
@@ -49,10 +51,13 @@ SLC_CUDA_API const char* slc_cuda_bitmap_sparse_gemm(const slc::cuda::Blob* blob
                                                      int x_type, const float* bias, void* y,
                                                      long long m, void* stream);
 
-// As slc_cuda_bitmap_sparse_gemm, by one of its two kernels: for measuring where they cross.
-SLC_CUDA_API const char* slc_cuda_gemm_by(int tiled, const slc::cuda::Blob* blob, const void* x,
-                                          int x_type, const float* bias, void* y, long long m,
-                                          void* stream);
+// The plan that slc_cuda_bitmap_sparse_gemm follows, and the same product by any other that the GPU
+// can run: for measuring what gpu_table.h should say.
+SLC_CUDA_API const char* slc_cuda_gemm_plan(const slc::cuda::Blob* blob, long long m,
+                                            slc::cuda::GemmPlan* plan);
+SLC_CUDA_API const char* slc_cuda_gemm_by(const slc::cuda::GemmPlan* plan,
+                                          const slc::cuda::Blob* blob, const void* x, int x_type,
+                                          const float* bias, void* y, long long m, void* stream);
 
 SLC_CUDA_API const char* slc_cuda_adapter_down(const slc::cuda::DownArguments* arguments,
                                                int x_type, void* stream);

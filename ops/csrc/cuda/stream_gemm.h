@@ -1,46 +1,49 @@
-// Few rows of X (up to 32): every block of S is decoded once, by one warp, straight into the
-// operands of tensor cores. A thread block takes kTiles row tiles; its warps split K and add up at
-// the end in a fixed order, so that the result does not depend on timing and no scratch memory is
-// needed.
+// Few rows of X (up to 64): every block of S is decoded by one warp, straight into the operands of
+// tensor cores. A thread block takes kTiles row tiles; its warps, and those of its cluster, split K
+// and add up at the end in a fixed order (sums.h). How many of each is the launch's choice
+// (gpu_table.h).
 //
 // A warp has a ring of kStages blocks of its own in shared memory: while it decodes one, the next
 // are on their way (cp.async), and no other warp has to be waited for.
 #pragma once
 
-#include "tile_block.h"
+#include "sums.h"
 
 namespace slc::cuda {
 
-// Y for row tiles kTiles·BlockX() … and rows 8·kRows8·BlockY() … of X. kWarps warps.
-template <int kType, bool kFloatX, int kTiles, int kRows8, int kWarps, int kStages>
+// Y for kTiles row tiles, one after another in x for each cluster, and kRows rows of X from
+// kRows·BlockY() on.
+template <int kType, bool kFloatX, int kRows>
 SLC_DEVICE void StreamGemm(const GemmArguments& in) {
-  using Shape = StreamShape<kType, kTiles, kRows8, kWarps, kStages>;
+  constexpr int kTiles = StreamTiles(kRows), kStages = StreamStages(kRows), kRows8 = kRows / 8;
+  constexpr int kStage = StreamStage(kType, kRows);
   const TileMatrix& S = in.S;
-  const int lane = Lane(), warp = Warp();
-  const i64 tile0 = BlockX() * kTiles, row0 = BlockY() * (8 * kRows8);
+  const int lane = Lane(), warp = Warp(), warps = Threads() / 32;
+  const int split = ClusterRank() * warps + warp, splits = ClusterSize() * warps;
+  const i64 tile0 = ClusterX() * kTiles, row0 = BlockY() * kRows;
   u8* shared = SharedMemory();
   u16* table = reinterpret_cast<u16*>(shared);
   if constexpr (kType == kI4) {
     if (warp == 0) FillTable(table, S.codebook);
     SyncBlock();
   }
-  u8* ring = shared + kTableBytes + warp * (kStages * Shape::kStage);
+  u8* ring = shared + kTableBytes + warp * (kStages * kStage);
 
-  const i64 mine = BlocksOfSplit(S.blocks, warp, kWarps);
+  const i64 mine = BlocksOfSplit(S.blocks, split, splits);
   Extent ahead[kTiles];  // of the block that is copied next, known one block early
   const auto look_up = [&](i64 nth) {
     SLC_UNROLL
     for (int t = 0; t < kTiles; ++t) {
       const bool there = nth < mine && tile0 + t < S.tiles;
-      const i64 block = (tile0 + t) * S.blocks + warp + nth * kWarps;
+      const i64 block = (tile0 + t) * S.blocks + split + nth * splits;
       ahead[t] = there ? ExtentOf(S, block) : Extent{0, 0};
     }
   };
   const auto copy = [&](i64 nth) {  // then looks up the one after
     if (nth < mine) {
-      const i64 column_block = warp + nth * kWarps;
-      const i64 group = kType == kF16 ? 0 : column_block / S.group_blocks;
-      u8* stage = ring + static_cast<int>(nth % kStages) * Shape::kStage;
+      const i64 column_block = split + nth * splits;
+      const i64 group = kType == kF16 ? 0 : GroupOf(column_block, S.group_blocks);
+      u8* stage = ring + static_cast<int>(nth % kStages) * kStage;
       SLC_UNROLL
       for (int t = 0; t < kTiles; ++t) {
         if (tile0 + t < S.tiles) {
@@ -62,8 +65,8 @@ SLC_DEVICE void StreamGemm(const GemmArguments& in) {
     CopyWait<kStages - 2>();
     SyncWarp();  // what other lanes copied is there, and what is overwritten next has been read
     copy(nth + kStages - 1);
-    const u8* stage = ring + static_cast<int>(nth % kStages) * Shape::kStage;
-    const i64 column0 = (warp + nth * kWarps) * kBlockColumns;
+    const u8* stage = ring + static_cast<int>(nth % kStages) * kStage;
+    const i64 column0 = (split + nth * splits) * kBlockColumns;
     u32 before[kTiles] = {};
     SLC_UNROLL
     for (int t = 0; t < kTiles; ++t) {
@@ -105,31 +108,17 @@ SLC_DEVICE void StreamGemm(const GemmArguments& in) {
   }
 
   CopyWait<0>();
-  SyncBlock();                                      // every ring is done with
-  float* total = reinterpret_cast<float*>(shared);  // [kRows8·8, kTiles·16]
+  SyncBlock();  // every ring is done with: sums may lie there
   constexpr int kAcross = kTiles * kBlockRows;
-  for (int w = 0; w < kWarps; ++w) {
-    if (warp == w) {
-      SLC_UNROLL
-      for (int t = 0; t < kTiles; ++t) {
-        SLC_UNROLL
-        for (int j = 0; j < kRows8; ++j) {
-          SLC_UNROLL
-          for (int i = 0; i < 4; ++i) {
-            const int row = 8 * j + SumRowOfX(lane, i);
-            const int column = t * kBlockRows + SumRowOfS(lane, i);
-            float& to = total[row * kAcross + column];
-            to = w == 0 ? sums[t][j][i] : to + sums[t][j][i];
-          }
-        }
-      }
+  float* sums_at = reinterpret_cast<float*>(shared);
+  SLC_UNROLL
+  for (int t = 0; t < kTiles; ++t) {
+    SLC_UNROLL
+    for (int j = 0; j < kRows8; ++j) {
+      KeepSums<kAcross>(sums_at + warp * SumsElems(kRows, kAcross), t, j, sums[t][j]);
     }
-    SyncBlock();
   }
-  for (int i = Thread(); i < kAcross * kRows8 * 8; i += Threads()) {
-    const i64 row = row0 + i / kAcross, column = tile0 * kBlockRows + i % kAcross;
-    if (row < in.m && column < S.n) StoreY<kFloatX>(in, row, column, total[i]);
-  }
+  StoreSums<kFloatX, kRows, kAcross>(in, sums_at, warps, row0, tile0 * kBlockRows);
 }
 
 }  // namespace slc::cuda

@@ -1,11 +1,13 @@
-// Runs the kernels of csrc/cuda on the CPU, one thread block at a time: every CUDA thread is a
-// fiber, which gives way wherever threads wait for each other. It is there to find wrong indices,
-// missing waits and missing barriers, not to be fast:
+// Runs the kernels of csrc/cuda on the CPU, one cluster of thread blocks at a time: every CUDA
+// thread is a fiber, which gives way wherever threads wait for each other. It is there to find
+// wrong indices, missing waits and missing barriers, not to be fast:
 //
 // - shared memory begins as NaN bits, and reads or writes beyond what was asked for abort;
 // - cp.async copies when it is waited for and not before, so that reading too early reads what was;
 // - threads run in an order that a seed shuffles anew whenever all have given way, and half of the
 //   warps rest as long as the others get on;
+// - shared memory of another block of the cluster can be read as long as that block runs;
+// - what kernels read of global memory is counted;
 // - a collective that some threads of a warp never reach aborts with what each waits for.
 #pragma once
 
@@ -52,7 +54,7 @@ struct Copy {
 
 struct Fiber {
   ucontext_t context;
-  std::vector<char> stack;
+  std::unique_ptr<char[]> stack;
   bool done = false;
   const char* waits = nullptr;
   std::vector<Copy> open;                 // issued since the last commit
@@ -70,19 +72,35 @@ struct Warp {
   u32 words[2][32][8];  // by round: a thread may be a round ahead of the slowest reader
 };
 
+struct Cluster;
+
 struct Block {
   std::vector<Fiber> fibers;
   std::vector<Warp> warps;
   Meeting meeting;
   std::vector<u8> memory;  // with a margin on both sides
   u8* shared = nullptr;
-  int threads = 0, shared_bytes = 0;
+  int threads = 0, shared_bytes = 0, rank = 0;
   i64 x = 0, y = 0;
-  ucontext_t scheduler;
   int current = 0;
+  bool done = false;
+  Cluster* cluster = nullptr;
+};
+
+// Thread blocks that run at the same time.
+struct Cluster {
+  std::vector<Block> blocks;
+  Meeting meeting;
+  ucontext_t scheduler;
   bool moved = false;  // whether any thread got on since the last shuffle
   std::function<void()> body;
 };
+
+// What a launch read of global memory, in bytes.
+inline u64& BytesRead() {
+  static u64 bytes = 0;
+  return bytes;
+}
 
 inline Block*& Now() {
   static thread_local Block* block = nullptr;
@@ -98,7 +116,7 @@ inline Fiber& Self() { return Now()->fibers[static_cast<size_t>(Now()->current)]
 inline void GiveWay(const char* waits) {
   Fiber& self = Self();
   self.waits = waits;
-  swapcontext(&self.context, &Now()->scheduler);
+  swapcontext(&self.context, &Now()->cluster->scheduler);
 }
 
 // Waits until all `meeting.size` threads have come.
@@ -108,9 +126,9 @@ inline void Meet(Meeting* meeting, const char* what) {
     meeting->arrived = 0;
     ++meeting->round;
   }
-  Now()->moved = true;
+  Now()->cluster->moved = true;
   while (meeting->round == round) GiveWay(what);
-  Now()->moved = true;
+  Now()->cluster->moved = true;
 }
 
 inline Warp& OwnWarp() { return Now()->warps[static_cast<size_t>(Now()->current / 32)]; }
@@ -128,91 +146,121 @@ inline void CheckShared(const void* at, size_t bytes) {
   const Block& block = *Now();
   const u8* p = static_cast<const u8*>(at);
   if (p < block.shared || p + bytes > block.shared + block.shared_bytes) {
-    Abort("a write outside shared memory");
+    Abort("an address outside shared memory");
   }
 }
 
 inline void Entry() {
-  Now()->body();
+  Now()->cluster->body();
   Fiber& self = Self();
   if (!self.open.empty()) Abort("a thread ends with copies that were never committed");
   for (const auto& group : self.groups) {
     if (!group.empty()) Abort("a thread ends with copies that were never waited for");
   }
   self.done = true;
-  Now()->moved = true;
-  swapcontext(&self.context, &Now()->scheduler);
+  Now()->cluster->moved = true;
+  swapcontext(&self.context, &Now()->cluster->scheduler);
 }
 
-// One thread block.
-inline void RunBlock(Block* block, std::mt19937* order) {
-  Now() = block;
+inline void Begin(Block* block) {
   std::fill(block->memory.begin(), block->memory.end(), kMarginByte);
   std::memset(block->shared, 0xFF, static_cast<size_t>(block->shared_bytes));  // NaN, f16 and f32
   block->meeting = {block->threads, 0, 0};
+  block->done = false;
   for (Warp& warp : block->warps) warp.meeting = {32, 0, 0};
-  std::vector<int> turn;
-  for (int i = 0; i < block->threads; ++i) {
-    Fiber& fiber = block->fibers[static_cast<size_t>(i)];
+  for (Fiber& fiber : block->fibers) {
     fiber.done = false;
     fiber.open.clear();
     fiber.groups.clear();
     getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.data();
-    fiber.context.uc_stack.ss_size = fiber.stack.size();
+    fiber.context.uc_stack.ss_sp = fiber.stack.get();
+    fiber.context.uc_stack.ss_size = kStackBytes;
     fiber.context.uc_link = nullptr;
     makecontext(&fiber.context, Entry, 0);
-    turn.push_back(i);
   }
-  u32 resting = static_cast<u32>((*order)());
-  while (!turn.empty()) {
-    std::shuffle(turn.begin(), turn.end(), *order);
-    block->moved = false;
-    if ((*order)() % 16 == 0) resting = static_cast<u32>((*order)());
-    for (const bool rested : {false, true}) {  // whole warps fall behind, while others can go on
-      if (rested && block->moved) break;
-      for (const int i : turn) {
-        if ((resting >> (i / 32) % 32 & 1u) != static_cast<u32>(rested)) continue;
-        block->current = i;
-        swapcontext(&block->scheduler, &block->fibers[static_cast<size_t>(i)].context);
-      }
-    }
-    turn.erase(std::remove_if(turn.begin(), turn.end(),
-                              [&](int i) { return block->fibers[static_cast<size_t>(i)].done; }),
-               turn.end());
-    if (!block->moved) {
-      const Fiber& stuck = block->fibers[static_cast<size_t>(turn.front())];
-      std::fprintf(stderr, "%zu threads are stuck; thread %d in %s\n", turn.size(), turn.front(),
-                   stuck.waits == nullptr ? "nothing" : stuck.waits);
-      Abort("threads wait for others that never come");
-    }
-  }
+}
+
+// A block whose threads have all ended: its shared memory is another's from now on.
+inline void End(Block* block) {
   for (int i = 0; i < kMargin; ++i) {
     if (block->memory[static_cast<size_t>(i)] != kMarginByte ||
         block->shared[block->shared_bytes + i] != kMarginByte) {
       Abort("a write outside shared memory");
     }
   }
+  std::memset(block->shared, 0xFF, static_cast<size_t>(block->shared_bytes));
+  block->done = true;
+}
+
+inline void RunCluster(Cluster* cluster, std::mt19937* order) {
+  std::vector<std::pair<Block*, int>> turn;
+  cluster->meeting = {0, 0, 0};
+  for (Block& block : cluster->blocks) {
+    Begin(&block);
+    cluster->meeting.size += block.threads;
+    for (int i = 0; i < block.threads; ++i) turn.emplace_back(&block, i);
+  }
+  u32 resting = static_cast<u32>((*order)());
+  while (!turn.empty()) {
+    std::shuffle(turn.begin(), turn.end(), *order);
+    cluster->moved = false;
+    if ((*order)() % 16 == 0) resting = static_cast<u32>((*order)());
+    for (const bool rested : {false, true}) {  // whole warps fall behind, while others can go on
+      if (rested && cluster->moved) break;
+      for (const auto& [block, i] : turn) {
+        const int warp = block->rank * (block->threads / 32) + i / 32;
+        if ((resting >> warp % 32 & 1u) != static_cast<u32>(rested)) continue;
+        block->current = i;
+        Now() = block;
+        swapcontext(&cluster->scheduler, &block->fibers[static_cast<size_t>(i)].context);
+      }
+    }
+    const auto ended = [](const std::pair<Block*, int>& one) {
+      return one.first->fibers[static_cast<size_t>(one.second)].done;
+    };
+    turn.erase(std::remove_if(turn.begin(), turn.end(), ended), turn.end());
+    for (Block& block : cluster->blocks) {
+      const auto its = [&](const std::pair<Block*, int>& one) { return one.first == &block; };
+      if (!block.done && std::none_of(turn.begin(), turn.end(), its)) End(&block);
+    }
+    if (!cluster->moved) {
+      const auto [block, i] = turn.front();
+      const Fiber& stuck = block->fibers[static_cast<size_t>(i)];
+      std::fprintf(stderr, "%zu threads are stuck; thread %d in %s\n", turn.size(), i,
+                   stuck.waits == nullptr ? "nothing" : stuck.waits);
+      Abort("threads wait for others that never come");
+    }
+  }
   Now() = nullptr;
 }
 
-// A launch: `kernel()` as every thread of every block.
-inline void Launch(i64 x, i64 y, int threads, int shared_bytes, unsigned seed,
+// A launch: `kernel()` as every thread of every block, `ranks` blocks a cluster.
+inline void Launch(i64 x, i64 y, int threads, int shared_bytes, int ranks, unsigned seed,
                    std::function<void()> kernel) {
   if (threads % 32 != 0) Abort("whole warps only");
-  Block block;
-  block.threads = threads;
-  block.shared_bytes = shared_bytes;
-  block.memory.resize(static_cast<size_t>(2 * kMargin + shared_bytes + 16));
-  u8* begin = block.memory.data() + kMargin;
-  block.shared = begin + (16 - reinterpret_cast<std::uintptr_t>(begin) % 16) % 16;
-  block.fibers.resize(static_cast<size_t>(threads));
-  for (Fiber& fiber : block.fibers) fiber.stack.resize(kStackBytes);
-  block.warps.resize(static_cast<size_t>(threads / 32));
-  block.body = std::move(kernel);
+  if (x % ranks != 0) Abort("a grid that clusters do not divide");
+  Cluster cluster;
+  cluster.blocks.resize(static_cast<size_t>(ranks));
+  for (int rank = 0; rank < ranks; ++rank) {
+    Block& block = cluster.blocks[static_cast<size_t>(rank)];
+    block.cluster = &cluster;
+    block.rank = rank;
+    block.threads = threads;
+    block.shared_bytes = shared_bytes;
+    block.memory.resize(static_cast<size_t>(2 * kMargin + shared_bytes + 16));
+    u8* begin = block.memory.data() + kMargin;
+    block.shared = begin + (16 - reinterpret_cast<std::uintptr_t>(begin) % 16) % 16;
+    block.fibers.resize(static_cast<size_t>(threads));
+    for (Fiber& fiber : block.fibers) fiber.stack.reset(new char[kStackBytes]);
+    block.warps.resize(static_cast<size_t>(threads / 32));
+  }
+  cluster.body = std::move(kernel);
   std::mt19937 order(seed);
-  for (block.y = 0; block.y < y; ++block.y) {
-    for (block.x = 0; block.x < x; ++block.x) RunBlock(&block, &order);
+  for (i64 at_y = 0; at_y < y; ++at_y) {
+    for (i64 at_x = 0; at_x < x; at_x += ranks) {
+      for (Block& block : cluster.blocks) block.x = at_x + block.rank, block.y = at_y;
+      RunCluster(&cluster, &order);
+    }
   }
 }
 
@@ -252,6 +300,20 @@ inline float ShuffleXor(float value, int mask) {
 inline void SyncWarp() { emulated::Meet(&emulated::OwnWarp().meeting, "SyncWarp"); }
 inline void SyncBlock() { emulated::Meet(&emulated::Now()->meeting, "SyncBlock"); }
 
+inline int ClusterSize() { return static_cast<int>(emulated::Now()->cluster->blocks.size()); }
+inline i64 ClusterX() { return emulated::Now()->x / ClusterSize(); }
+inline int ClusterRank() { return emulated::Now()->rank; }
+inline void SyncCluster() { emulated::Meet(&emulated::Now()->cluster->meeting, "SyncCluster"); }
+inline float LoadOfRank(const float* own, int rank) {
+  emulated::CheckShared(own, sizeof(float));
+  const emulated::Block& other = emulated::Now()->cluster->blocks[static_cast<size_t>(rank)];
+  if (other.done) emulated::Abort("shared memory of a block that has ended");
+  const auto at = reinterpret_cast<const u8*>(own) - emulated::Now()->shared;
+  float value;
+  std::memcpy(&value, other.shared + at, sizeof(value));
+  return value;
+}
+
 inline void CopyAsync(void* shared, const void* global) {
   emulated::CheckShared(shared, 16);
   if (reinterpret_cast<std::uintptr_t>(shared) % 16 != 0 ||
@@ -259,6 +321,7 @@ inline void CopyAsync(void* shared, const void* global) {
     emulated::Abort("cp.async: an address that is no multiple of 16");
   }
   emulated::Self().open.push_back({shared, global});
+  emulated::BytesRead() += 16;
 }
 inline void CopyCommit() {
   emulated::Fiber& self = emulated::Self();
@@ -274,20 +337,29 @@ void CopyWait() {
   }
 }
 
-inline u32 Load32(const u32* p) { return *p; }
+// Reads of global memory.
+template <class T>
+T Read(const T* p) {
+  emulated::BytesRead() += sizeof(T);
+  return *p;
+}
+inline u32 Load32(const u32* p) { return Read(p); }
 struct Pair {
   u32 x, y;
 };
-inline Pair Load64(const void* p) {
-  if (reinterpret_cast<std::uintptr_t>(p) % 8 != 0) emulated::Abort("Load64: not aligned to 8");
+inline Pair SharedPair(const void* p) {
+  if (reinterpret_cast<std::uintptr_t>(p) % 8 != 0) emulated::Abort("8 bytes: not aligned to 8");
   Pair pair;
   std::memcpy(&pair, p, sizeof(pair));
   return pair;
 }
+inline Pair Load64(const void* p) {
+  emulated::BytesRead() += 8;
+  return SharedPair(p);
+}
 struct Quad {
   u32 x[4];
 };
-inline Pair SharedPair(const void* p) { return Load64(p); }
 inline Quad SharedQuad(const void* p) {
   if (reinterpret_cast<std::uintptr_t>(p) % 16 != 0) emulated::Abort("SharedQuad: not aligned");
   Quad quad;
@@ -299,8 +371,9 @@ inline void StoreQuad(void* p, const u32 (&x)[4]) {
   if (reinterpret_cast<std::uintptr_t>(p) % 16 != 0) emulated::Abort("StoreQuad: not aligned");
   std::memcpy(p, x, 16);
 }
-inline u16 Load16(const u16* p) { return *p; }
-inline float LoadFloat(const float* p) { return *p; }
+inline u16 Load16(const u16* p) { return Read(p); }
+inline float LoadFloat(const float* p) { return Read(p); }
+inline signed char LoadByte(const signed char* p) { return Read(p); }
 
 inline float HalfToFloat(u16 half) { return slc::HalfToFloat(half); }
 inline u16 FloatToHalf(float value) { return slc::FloatToHalf(value); }

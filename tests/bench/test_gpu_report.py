@@ -1,0 +1,69 @@
+"""Which line of gpu_table.h a GPU's timings ask for, and the table of a run."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from bench.gpu_library import stacked
+from bench.gpu_plans import Gpu, cost, kernels, row_for, splits
+from bench.gpu_report import table, tuned_row
+from ops_models import sparse
+
+from slc.ops import bitmap
+
+H100 = Gpu(90, 132, 227 * 1024, clusters=True)
+SHAPES = [(4096, 4096), (1024, 4096), (14336, 4096), (4096, 14336)]
+
+
+@pytest.mark.parametrize(("busy", "rounds", "limit"), [(24, 4, 32), (8, 1, 128), (16, 2, 64)])
+def test_the_line_that_made_the_times_is_found(busy: int, rounds: int, limit: int) -> None:
+    """Times as that line predicts them; tiled kernels are the faster ones above `limit` rows."""
+    true = row_for(90)._replace(busy_warps=busy, split_rounds=rounds)
+    timed = []
+    for (n, k), m in itertools.product(SHAPES, (1, 8, 16, 32, 64, 128, 512)):
+        stream, tiled = (kernels(m) * 2)[:2]
+        times = {
+            plan: cost(true, H100.sms, plan, n, k, m)
+            for rows in {stream, tiled}
+            for plan in splits(rows, H100)
+        }
+        least = {
+            rows: min(us for p, us in times.items() if p.rows == rows) for rows in {stream, tiled}
+        }
+        for plan, us in times.items():
+            slower = 1.5 if (plan.rows == 128) == (m <= limit) else 1.0
+            us = us / least[plan.rows] * slower
+            timed.append({"n": n, "k": k, "m": m, "values": "f16", "plan": plan, "us": us})
+    found = tuned_row(row_for(90), H100.sms, timed)
+    assert found["loss"] == pytest.approx(1.0)
+    assert found["row"].stream_rows_max == limit
+    assert found["loss_of_present"] >= 1.0
+    if (busy, rounds) == (16, 2):
+        assert found["loss_of_present"] == pytest.approx(1.0)
+    else:
+        assert found["loss_of_present"] > 1.01
+
+
+def test_a_table_says_what_was_not_run() -> None:
+    text = table({})
+    assert "no GPU" in text
+    for what in (
+        "Correctness: not run",
+        "memcheck: not run",
+        "Timing: not run",
+        "onnxruntime: not",
+    ):
+        assert what in text
+    assert "no alternatives timed" in text
+    text = table({"correct": {"stopped": "a fault", "left_out": 0}, "time": {"left_out": 3}})
+    assert "STOPPED: a fault" in text
+
+
+@pytest.mark.parametrize("value_type", ["f16", "i8", "i4"])
+def test_a_stacked_blob_is_whole(value_type: str) -> None:
+    blob = bitmap.encode(sparse(32, 200, 0.5), value_type, layout="tiles")
+    made = stacked(blob, 3)
+    bitmap.check(made)
+    np.testing.assert_array_equal(bitmap.decode(made), np.tile(bitmap.decode(blob), (3, 1)))
