@@ -33,7 +33,7 @@ from bench.planted import add_dense
 from slc.compiler import export
 from slc.compiler.artifact.artifact import Artifact
 from slc.compiler.bench.calibration import calibration
-from slc.compiler.bench.gate_paired import MEMORY, Comparison, compare
+from slc.compiler.bench.gate_paired import MEMORY, PAIR_SECONDS, Comparison, compare
 from slc.compiler.bench.subject import Subject, make_load, prepared
 
 RESULTS = Path(__file__).parent / "results" / "gate.json"
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=40)
     parser.add_argument("--folder", type=Path, help="kept, and used again where it is there")
     parser.add_argument("--json", type=Path, default=RESULTS)
-    parser.add_argument("--only", choices=("quiet", "hogged"), help="equal and slower, or the hog")
+    parser.add_argument("--only", choices=("equal", "quiet", "hogged"), help="quiet: equal, slower")
     given = parser.parse_args()
     with contextlib.ExitStack() as stack:
         folder = given.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -75,7 +75,9 @@ def run(folder: Path, repeats: int, out: Path, only: str | None) -> None:
         max_slowdown=MAX_SLOWDOWN, time_limit_s=TIME_LIMIT_S, repeats=repeats
     )
     heads: dict[str, Path] = {}
-    if only != "hogged":
+    if only == "equal":
+        heads["equal"] = equal
+    elif only != "hogged":
         noise = paired(base, equal, seed=0, stop_early=False)
         slower = plant(base, folder)
         document["calibration"] = calibration("1x128", noise.quantities[0].pairs).to_json(
@@ -83,7 +85,7 @@ def run(folder: Path, repeats: int, out: Path, only: str | None) -> None:
         )
         document["planted"] = {name: truth(base, head) for name, head in slower.items()}
         heads |= {"equal": equal, **slower}
-    if only != "quiet":
+    if only in (None, "hogged"):
         heads[HOGGED] = equal
     if only and out.exists():
         document = json.loads(out.read_text()) | document
@@ -197,6 +199,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Counts and extremes."""
     ratios = sorted(r["ratio"] for r in rows)
     return {
+        "pair_seconds": PAIR_SECONDS,
         "decisions": dict(Counter(r["decision"] for r in rows)),
         "memory_decisions": dict(Counter(r["memory"] for r in rows)),
         "ratio_least": ratios[0],
