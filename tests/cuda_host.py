@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from cuda_emulator import Adapter, Adapters, DownArguments, GemmPlan, Plan, UpArguments
+from cuda_interface import Blob, CudaInterface
 from native_kernels import OPS_SOURCE, build
 
 Array = npt.NDArray[Any]
@@ -61,17 +62,7 @@ def _call(function: Callable[..., Any], *args: Any) -> Any:
     return function(_host, *args)
 
 
-class CudaError(Exception):
-    """The sentence that a function of slc_cuda.h gave."""
-
-
-class Blob(ctypes.Structure):
-    """slc::cuda::Blob, of which only the size matters here."""
-
-    _fields_ = [("words", ctypes.c_uint64 * 13)]
-
-
-class Host:
+class Host(CudaInterface):
     """slc_cuda.h and a few calls of the driver, over "device" memory."""
 
     def __init__(self, folder: Path) -> None:
@@ -80,19 +71,7 @@ class Host:
         self.driver.slc_fake_take_launches.restype = ctypes.c_uint64
         self.driver.slc_fake_take_bytes_read.restype = ctypes.c_uint64
         self.folder = folder
-        self._lib = ctypes.CDLL(str(folder / "libslc_ops_cuda.so"))
-
-    def call(self, name: str, *args: Any) -> None:
-        """slc_cuda_<name>.
-
-        Raises:
-            CudaError: it gave a reason.
-        """
-        function = getattr(self._lib, f"slc_cuda_{name}")
-        function.restype = ctypes.c_char_p
-        reason = function(*args)
-        if reason is not None:
-            raise CudaError(reason.decode())
+        super().__init__(folder / "libslc_ops_cuda.so")
 
     def put(self, array: Array) -> int:
         """Device memory with a copy, that ends where nobody may read on."""
@@ -115,9 +94,7 @@ class Host:
 
     def open(self, pointer: int, size: int) -> Blob:
         """Checks a blob in device memory."""
-        blob = Blob()
-        self.call("open_blob", ctypes.c_void_p(pointer), ctypes.c_uint64(size), ctypes.byref(blob))
-        return blob
+        return self.open_blob(ctypes.c_void_p(pointer), size)
 
     def gemm(self, blob: Blob, X: Array, n: int, plan: Plan | None = None) -> Array:
         """X · decode(blob)ᵀ."""

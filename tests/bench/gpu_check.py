@@ -29,9 +29,10 @@ from bench import cuda_driver, gpu_plans
 from bench.cuda_driver import Buffer, Cublas, Device, DeviceError
 from bench.gpu_adapters import time_adapters
 from bench.gpu_correct import correct
-from bench.gpu_library import Blob, Budget, Library, LibraryError, gpu_of, make, plans_for
+from bench.gpu_library import Budget, Library, gpu_of, make, plans_for
 from bench.gpu_plans import Plan
 from bench.gpu_report import means, table, tuned_row
+from cuda_interface import Blob, CudaError
 
 from slc.ops import bitmap
 
@@ -165,7 +166,7 @@ def tune(
                     continue
                 try:
                     graph = device.graph(functools.partial(_each, library, blobs, x, y, m, plan))
-                except LibraryError:
+                except CudaError:
                     continue  # no room for it here
                 us = statistics.median(graph.seconds() for _ in range(5)) / len(blobs) * 1e6
                 timed.append({"n": n, "k": k, "m": m, "values": values, "plan": plan, "us": us})
@@ -245,7 +246,7 @@ def main() -> int:
     try:
         device = Device()
         library = Library(given.library, device)
-    except (DeviceError, LibraryError) as reason:
+    except (DeviceError, CudaError) as reason:
         print(f"gpu_check {given.what}: {reason}", file=sys.stderr)
         return 2
     document |= {
@@ -265,7 +266,7 @@ def main() -> int:
             correct(device, library, given.few, budget, found)
         else:
             {"time": time_all, "tune": tune}[given.what](device, library, sizes, budget, found)
-    except (DeviceError, LibraryError) as reason:
+    except (DeviceError, CudaError) as reason:
         found["stopped"] = str(reason)  # what came before it is kept
     found["left_out"] = budget.left_out
     if not given.few:

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 from bench.cuda_driver import Device, DeviceError
-from bench.gpu_library import Blob, Budget, Library, LibraryError, make, plans_for
+from bench.gpu_library import Budget, Library, make, plans_for
 from bench.gpu_plans import Plan
 from cuda_emulator import Adapter, Adapters, DownArguments, UpArguments
+from cuda_interface import Blob, CudaError
 
 from slc.ops import bitmap
 
@@ -68,7 +69,7 @@ def _ratio(
     x, b = device.put(X), device.put(bias)
     try:
         library.gemm(blob, x, y, len(X), is_float=X.dtype == np.float32, bias=b, plan=plan)
-    except LibraryError as reason:
+    except CudaError as reason:
         if str(reason).startswith("plan: got"):
             return None
         raise
@@ -152,6 +153,6 @@ def damage_unseen(device: Device, library: Library) -> list[str]:
         try:
             library.open(device.put(damaged))
             unseen.append(f"a blob with byte {byte} damaged is taken")
-        except LibraryError:
+        except CudaError:
             pass
     return unseen

@@ -15,48 +15,26 @@ from bench import cuda_driver, gpu_plans
 from bench.cuda_driver import Buffer, Device
 from bench.gpu_plans import Gpu, Plan
 from cuda_emulator import GemmPlan
+from cuda_interface import Blob, CudaInterface
 
 from slc.ops import bitmap
 from slc.ops.blob_header import write_header
 from slc.ops.blob_sections import blob_end
 
 
-class Blob(ctypes.Structure):
-    """slc::cuda::Blob, of which only the size matters here."""
-
-    _fields_ = [("words", ctypes.c_uint64 * 13)]
-
-
-class LibraryError(Exception):
-    """The sentence that a function of slc_cuda.h gave."""
-
-
-class Library:
+class Library(CudaInterface):
     """The C interface of slc_cuda.h on a device's stream."""
 
     def __init__(self, path: Path, device: Device) -> None:
-        self._lib, self._device = ctypes.CDLL(str(path.resolve())), device
+        super().__init__(path)
+        self._device = device
         self.call("prepare")
-        self._lib.slc_cuda_images.restype = ctypes.c_char_p
-        self.images = self._lib.slc_cuda_images().decode()
-
-    def call(self, name: str, *args: Any) -> None:
-        """slc_cuda_<name>.
-
-        Raises:
-            LibraryError: it gave a reason.
-        """
-        function = getattr(self._lib, f"slc_cuda_{name}")
-        function.restype = ctypes.c_char_p
-        reason = function(*args)
-        if reason is not None:
-            raise LibraryError(reason.decode())
+        self.library.slc_cuda_images.restype = ctypes.c_char_p
+        self.images = self.library.slc_cuda_images().decode()
 
     def open(self, packed: Buffer) -> Blob:
         """Of a blob on the device."""
-        blob = Blob()
-        self.call("open_blob", packed.pointer, ctypes.c_uint64(packed.nbytes), ctypes.byref(blob))
-        return blob
+        return self.open_blob(packed.pointer, packed.nbytes)
 
     def plan(self, blob: Blob, m: int) -> Plan:
         """What the library would launch."""

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 from cuda_emulator import Plan
-from cuda_host import A100, H100, ORIN_NANO, CudaError, Host, build_host, cuda_process
+from cuda_host import A100, H100, ORIN_NANO, Host, build_host, cuda_process
+from cuda_interface import CudaError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numerics import assert_within, matmul_bound, with_f16_output
