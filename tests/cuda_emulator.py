@@ -67,6 +67,7 @@ class GemmPlan(ctypes.Structure):
 
 
 TILED = Plan(128, 4)
+WIDE = {"f16": Plan(256, 8), "i8": Plan(128, 8), "i4": Plan(128, 8)}
 ORIN = Gpu(87, 8, 163 * 1024)
 
 

@@ -161,7 +161,7 @@ def tune(
         for m in sizes.tune_rows:
             x = device.put(np.random.default_rng(m).standard_normal((m, k)).astype(np.float16))
             y = Buffer(device, 2 * m * n)
-            for plan in plans_for(device, m):
+            for plan in plans_for(device, m, values):
                 if budget.spent():
                     continue
                 try:

@@ -44,7 +44,7 @@ def correct(
         exact = X.astype(np.float64) @ W.T + bias
         bound = (k + 16) * UNIT * (np.abs(X.astype(np.float64)) @ np.abs(W.T) + np.abs(bias))
         for m, dtype in itertools.product(rows, (np.float16, np.float32)):
-            for plan in plans_for(device, m, few):
+            for plan in plans_for(device, m, values, few):
                 case = f"{values} N {n} K {k} M {m} {np.dtype(dtype).name} density {density} {plan}"
                 try:
                     given = X[:m].astype(dtype)

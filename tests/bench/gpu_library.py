@@ -97,9 +97,9 @@ def stacked(blob: np.ndarray, times: int) -> np.ndarray:
     return made
 
 
-def plans_for(device: Device, m: int, few: bool = False) -> list[Plan]:
+def plans_for(device: Device, m: int, values: str, few: bool = False) -> list[Plan]:
     gpu = gpu_of(device)
-    plans = [p for rows in gpu_plans.kernels(m) for p in gpu_plans.splits(rows, gpu)]
+    plans = [p for one in gpu_plans.kernels(m, values, gpu) for p in gpu_plans.splits(one, gpu)]
     return plans[:: max(1, len(plans) // 3)] if few else plans
 
 

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 TILED_ROWS = 128
+WIDE_WARPS = 8
 BLOCK_COLUMNS = 64
+NEVER = 1 << 30
 
 
 class Plan(NamedTuple):
@@ -29,6 +31,7 @@ class GpuRow(NamedTuple):
     busy_warps: int
     split_rounds: int
     cluster_max: int
+    wide_rows_min: int
 
 
 class Gpu(NamedTuple):
@@ -41,10 +44,10 @@ class Gpu(NamedTuple):
 
 
 TABLE = (
-    GpuRow(80, 64, 16, 2, 1),
-    GpuRow(87, 64, 16, 2, 1),
-    GpuRow(90, 64, 16, 2, 8),
-    GpuRow(110, 64, 16, 2, 8),
+    GpuRow(80, 64, 16, 2, 1, 0),
+    GpuRow(87, 64, 16, 2, 1, 0),
+    GpuRow(90, 64, 16, 2, 8, NEVER),
+    GpuRow(110, 64, 16, 2, 8, 0),
 )
 
 
@@ -53,9 +56,37 @@ def row_for(sm: int) -> GpuRow:
     return max((row for row in TABLE if row.sm <= sm), default=TABLE[0])
 
 
+class Kernel(NamedTuple):
+    """A kernel by the rows of X of a thread block and the warps that it may have."""
+
+    rows: int
+    warps: tuple[int, ...]
+
+
+TILED = Kernel(TILED_ROWS, (4,))
+
+
+def stream(m: int) -> Kernel:
+    """The one of stream_gemm.h for m rows of X."""
+    rows = next((rows for rows in (8, 16, 32) if m <= rows), 64)
+    return Kernel(rows, (4, 8, 16) if rows == 8 else (4, 8))
+
+
+def wide(values: str) -> Kernel:
+    """That of wide_gemm.h for values of a type."""
+    return Kernel(256 if values == "f16" else 128, (WIDE_WARPS,))
+
+
+def kind(plan: Plan) -> str:
+    """Which file's kernel a plan launches: stream, tiled or wide."""
+    if plan.rows < TILED_ROWS:
+        return "stream"
+    return "wide" if plan.warps == WIDE_WARPS else "tiled"
+
+
 def grid(plan: Plan, n: int, m: int) -> tuple[int, int]:
     """Thread blocks along S and along X."""
-    across = 128 if plan.rows == TILED_ROWS else 16 if plan.rows == 8 else 32
+    across = 128 if plan.rows >= TILED_ROWS else 16 if plan.rows == 8 else 32
     return _up(n, across) * plan.cluster, _up(m, plan.rows)
 
 
@@ -67,16 +98,18 @@ def cost(row: GpuRow, sms: int, plan: Plan, n: int, k: int, m: int) -> int:
     return (share + row.split_rounds) * max(warps, row.busy_warps)
 
 
-def kernels(m: int) -> list[int]:
-    """Rows of X of a thread block: every kernel that it makes sense to time for m rows."""
-    return sorted({_stream_rows(m), *([TILED_ROWS] if m > 8 else [])})
+def kernels(m: int, values: str, gpu: Gpu) -> list[Kernel]:
+    """Every kernel that it makes sense to time for m rows of X."""
+    made = [stream(m), *([TILED] if m > 8 else [])]
+    return [*made, wide(values)] if m > 32 and row_for(gpu.sm).wide_rows_min else made
 
 
-def splits(rows: int, gpu: Gpu, fits: Callable[[Plan], bool] = lambda plan: True) -> list[Plan]:
+def splits(
+    kernel: Kernel, gpu: Gpu, fits: Callable[[Plan], bool] = lambda plan: True
+) -> list[Plan]:
     """Every split of K of a kernel, small clusters first, then few warps."""
-    warps = {8: (4, 8, 16), TILED_ROWS: (4,)}.get(rows, (4, 8))
     most = row_for(gpu.sm).cluster_max if gpu.clusters else 1
-    made = [Plan(rows, w, c) for c in (1, 2, 4, 8) if c <= most for w in warps]
+    made = [Plan(kernel.rows, w, c) for c in (1, 2, 4, 8) if c <= most for w in kernel.warps]
     return [plan for plan in made if fits(plan)]
 
 
@@ -85,12 +118,8 @@ def best_split(row: GpuRow, sms: int, plans: list[Plan], n: int, k: int, m: int)
     return min(plans, key=lambda plan: cost(row, sms, plan, n, k, m))
 
 
-def _stream_rows(m: int) -> int:
-    return next((rows for rows in (8, 16, 32) if m <= rows), 64)
-
-
 def _split_warps(plan: Plan) -> int:
-    return 1 if plan.rows == TILED_ROWS else plan.warps
+    return 1 if plan.rows >= TILED_ROWS else plan.warps
 
 
 def _up(a: int, b: int) -> int:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from typing import Any
 
-from bench.gpu_plans import TILED_ROWS, GpuRow, Plan, best_split
+from bench.gpu_plans import GpuRow, Plan, best_split, kind
 
 Timed = list[dict[str, Any]]
 BUSY_WARPS = (4, 8, 12, 16, 24, 32, 48)
@@ -22,7 +23,7 @@ def tuned_row(row: GpuRow, sms: int, timed: Timed) -> dict[str, Any]:
     cases: dict[tuple[Any, ...], dict[Plan, float]] = {}
     for one in timed:
         plan = Plan(*one["plan"])
-        case = (one["n"], one["k"], one["m"], one["values"], plan.rows)
+        case = (one["n"], one["k"], one["m"], one["values"], kind(plan), plan.rows)
         cases.setdefault(case, {})[plan] = one["us"]
     if not cases:
         return {"row": row, "loss": None, "loss_of_present": None}
@@ -31,9 +32,14 @@ def tuned_row(row: GpuRow, sms: int, timed: Timed) -> dict[str, Any]:
         for busy, rounds in itertools.product(BUSY_WARPS, SPLIT_ROUNDS)
     ]
     best = min(made, key=lambda one: _loss(one, sms, cases))
-    limit = _stream_rows_max(cases)
+    limit = _faster_up_to(cases, {"stream"}, "tiled")
+    if limit is not None:
+        best = best._replace(stream_rows_max=limit)
+    before_wide = _faster_up_to(cases, {"stream", "tiled"}, "wide")
+    if before_wide is not None:
+        best = best._replace(wide_rows_min=before_wide + 1)
     return {
-        "row": best if limit is None else best._replace(stream_rows_max=limit),
+        "row": best,
         "loss": _loss(best, sms, cases),
         "present_row": row,
         "loss_of_present": _loss(row, sms, cases),
@@ -44,17 +50,23 @@ def _loss(row: GpuRow, sms: int, cases: dict[tuple[Any, ...], dict[Plan, float]]
     return statistics.geometric_mean(
         us[best_split(row, sms, sorted(us, key=lambda p: (p.cluster, p.warps)), n, k, m)]
         / min(us.values())
-        for (n, k, m, _, _), us in cases.items()
+        for (n, k, m, *_), us in cases.items()
     )
 
 
-def _stream_rows_max(cases: dict[tuple[Any, ...], dict[Plan, float]]) -> int | None:
-    """The most rows of X for which stream kernels were faster; None where nothing compares them."""
+def _faster_up_to(
+    cases: dict[tuple[Any, ...], dict[Plan, float]], kinds: set[str], other: str
+) -> int | None:
+    """The most rows of X for which kernels of `kinds` beat `other`; None where nothing compares."""
+    best: dict[tuple[Any, ...], dict[bool, float]] = {}
+    for (n, k, m, values, which, _), us in cases.items():
+        if which in kinds or which == other:
+            both = best.setdefault((n, k, m, values), {})
+            both[which == other] = min(both.get(which == other, math.inf), *us.values())
     ratios: dict[int, list[float]] = {}
-    for (n, k, m, values, rows), us in cases.items():
-        tiled = cases.get((n, k, m, values, TILED_ROWS))
-        if rows != TILED_ROWS and tiled is not None:
-            ratios.setdefault(m, []).append(min(us.values()) / min(tiled.values()))
+    for (_, _, m, _), both in best.items():
+        if len(both) == 2:
+            ratios.setdefault(m, []).append(both[False] / both[True])
     if not ratios:
         return None
     faster = [m for m, some in sorted(ratios.items()) if statistics.geometric_mean(some) <= 1]

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 from bench.gpu_library import stacked
-from bench.gpu_plans import Gpu, cost, kernels, row_for, splits
+from bench.gpu_plans import TILED, Gpu, cost, kind, row_for, splits, stream, wide
 from bench.gpu_report import table, tuned_row
 from ops_models import sparse
 
@@ -17,28 +17,32 @@ H100 = Gpu(90, 132, 227 * 1024, clusters=True)
 SHAPES = [(4096, 4096), (1024, 4096), (14336, 4096), (4096, 14336)]
 
 
-@pytest.mark.parametrize(("busy", "rounds", "limit"), [(24, 4, 32), (8, 1, 128), (16, 2, 64)])
-def test_the_line_that_made_the_times_is_found(busy: int, rounds: int, limit: int) -> None:
-    """Times as that line predicts them; tiled kernels are the faster ones above `limit` rows."""
+@pytest.mark.parametrize(
+    ("busy", "rounds", "limit", "last"), [(24, 4, 32, 128), (8, 1, 128, 512), (16, 2, 64, 64)]
+)
+def test_the_line_that_made_the_times_is_found(
+    busy: int, rounds: int, limit: int, last: int
+) -> None:
+    """Times as that line predicts them; tiled kernels are the faster ones above `limit` rows, wide
+    ones above `last`."""
     true = row_for(90)._replace(busy_warps=busy, split_rounds=rounds)
     timed = []
     for (n, k), m in itertools.product(SHAPES, (1, 8, 16, 32, 64, 128, 512)):
-        stream, tiled = (kernels(m) * 2)[:2]
+        of = {"stream": stream(m), "tiled": TILED, "wide": wide("f16")}
         times = {
             plan: cost(true, H100.sms, plan, n, k, m)
-            for rows in {stream, tiled}
-            for plan in splits(rows, H100)
+            for kernel in of.values()
+            for plan in splits(kernel, H100)
         }
-        least = {
-            rows: min(us for p, us in times.items() if p.rows == rows) for rows in {stream, tiled}
-        }
+        least = {one: min(us for p, us in times.items() if kind(p) == one) for one in of}
+        fastest = "wide" if m > last else "tiled" if m > limit else "stream"
         for plan, us in times.items():
-            slower = 1.5 if (plan.rows == 128) == (m <= limit) else 1.0
-            us = us / least[plan.rows] * slower
+            us = us / least[kind(plan)] * (1.0 if kind(plan) == fastest else 1.5)
             timed.append({"n": n, "k": k, "m": m, "values": "f16", "plan": plan, "us": us})
     found = tuned_row(row_for(90), H100.sms, timed)
     assert found["loss"] == pytest.approx(1.0)
     assert found["row"].stream_rows_max == limit
+    assert found["row"].wide_rows_min == last + 1
     assert found["loss_of_present"] >= 1.0
     if (busy, rounds) == (16, 2):
         assert found["loss_of_present"] == pytest.approx(1.0)

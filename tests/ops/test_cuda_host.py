@@ -70,6 +70,17 @@ def test_products_on_every_kind_of_gpu(folder: Path, gpu: str) -> None:
             assert_within(call(_product, blob, X, 70), exact, bound, f"{gpu} {value_type} {m}")
 
 
+def test_a_wide_product_where_there_is_wgmma(folder: Path, call: Call) -> None:
+    blob = bitmap.encode(sparse(70, 300, 0.5), "f16", layout="tiles")
+    W = bitmap.decode(blob).astype(np.float64)
+    X = np.random.default_rng(0).standard_normal((40, 300)).astype(np.float16)
+    exact = X.astype(np.float64) @ W.T
+    bound = with_f16_output(matmul_bound(X, W, lanes=1), exact)
+    assert_within(call(_product, blob, X, 70, Plan(256, 8, 2)), exact, bound, "wide")
+    with cuda_process(folder, A100) as on_a100, pytest.raises(CudaError, match="plan: got 256"):
+        on_a100(_product, blob, X, 70, Plan(256, 8))
+
+
 def test_a_plan_that_no_kernel_has_is_refused(call: Call) -> None:
     blob = bitmap.encode(sparse(20, 100, 0.5), "f16", layout="tiles")
     X = np.ones((1, 100), np.float16)

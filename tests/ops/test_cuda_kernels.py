@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cuda_emulator import TILED, CudaKernels, Plan
+from cuda_emulator import TILED, WIDE, CudaKernels, Plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from native_kernels import build
@@ -141,22 +141,35 @@ def test_every_stream_kernel(cuda: CudaKernels, m: int, value_type: str) -> None
     _check(cuda, sparse(35, 600, 0.5, m), m, m, value_type=value_type)
 
 
+@pytest.mark.parametrize("kernel", ["tiled", "wide"])
 @pytest.mark.parametrize("x_type", [np.float16, np.float32])
 @pytest.mark.parametrize("value_type", VALUES)
 @pytest.mark.parametrize(
     ("n", "k", "m"), [(64, 64, 128), (70, 200, 130), (17, 130, 5), (130, 63, 70), (1, 1, 1)]
 )
 def test_many_rows(
-    cuda: CudaKernels, value_type: str, n: int, k: int, m: int, x_type: type
+    cuda: CudaKernels, value_type: str, n: int, k: int, m: int, x_type: type, kernel: str
 ) -> None:
     S = sparse(n, k, 0.5, n)
-    _check(cuda, S, m, k, value_type=value_type, group=128, x_type=x_type, plan=TILED)
+    plan = TILED if kernel == "tiled" else WIDE[value_type]
+    _check(cuda, S, m, k, value_type=value_type, group=128, x_type=x_type, plan=plan)
 
 
-@pytest.mark.parametrize("plan", [None, TILED])
+@pytest.mark.parametrize("cluster", [1, 2, 8])
+@pytest.mark.parametrize("value_type", VALUES)
+def test_many_blocks_of_many_rows(cuda: CudaKernels, value_type: str, cluster: int) -> None:
+    """Slots that come round again, two thread blocks along X, a split that leaves some without."""
+    plan = WIDE[value_type]._replace(cluster=cluster)
+    S = sparse(140, 460, 0.5, 1)
+    _check(cuda, S, plan.rows + 5, 1, value_type=value_type, group=64, plan=plan)
+
+
+@pytest.mark.parametrize("plans", [{}, dict.fromkeys(VALUES, TILED), WIDE],
+                         ids=["chosen", "tiled", "wide"])  # fmt: skip
 @pytest.mark.parametrize("density", DENSITIES)
-def test_every_density(cuda: CudaKernels, density: float, plan: Plan | None) -> None:
+def test_every_density(cuda: CudaKernels, density: float, plans: dict[str, Plan]) -> None:
     for value_type in VALUES:
+        plan = plans.get(value_type)
         _check(cuda, sparse(33, 260, density, 3), 7, 4, value_type=value_type, plan=plan)
 
 
@@ -191,7 +204,7 @@ def test_any_split_of_k(cuda, n, k, m, warps, cluster, value_type, seed) -> None
 
 
 @pytest.mark.parametrize(
-    "plan", [Plan(8, 8), Plan(8, 4, 4), Plan(64, 8, 2), Plan(128, 4, 2)], ids=str
+    "plan", [Plan(8, 8), Plan(8, 4, 4), Plan(64, 8, 2), Plan(128, 4, 2), Plan(128, 8, 2)], ids=str
 )
 def test_a_split_gives_the_same_bits_in_any_order_of_threads(cuda: CudaKernels, plan: Plan) -> None:
     """Sums of warps and of thread blocks are added in a fixed order."""

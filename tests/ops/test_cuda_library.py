@@ -46,12 +46,15 @@ def library(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "libslc_ops_cuda.so"
 
 
-def _entry_points() -> set[str]:
+def _entry_points(sm: str) -> set[str]:
     gemms = [
         f"slc_{kind}_{values}_{x}{rows}"
         for values in ("f16", "i8", "i4")
         for x in ("half", "float")
-        for kind, rows in [("tiled", ""), *[("stream", f"_{m}") for m in (8, 16, 32, 64)]]
+        for kind, rows in [
+            *[("wide", "")] * (sm == "sm_90"), ("tiled", ""),
+            *[("stream", f"_{m}") for m in (8, 16, 32, 64)],
+        ]
     ]
     return {
         *gemms,
@@ -65,11 +68,12 @@ def test_every_kernel_for_every_gpu(images: Path) -> None:
     figures = json.loads((images / "figures.json").read_text())
     assert {int(sm.removeprefix("sm_")) for sm in figures} == CUBINS
     for sm, made in figures.items():
-        assert set(made["kernels"]) == _entry_points()
+        assert set(made["kernels"]) == _entry_points(sm)
         for name, kernel in made["kernels"].items():
             assert kernel["stack_bytes"] == 0, (sm, name)
             products = name.startswith(("slc_stream", "slc_tiled")) or name.endswith("_gemm")
             assert (kernel["hmma"] > 0) == products, (sm, name)
+            assert (kernel["hgmma"] > 0) == name.startswith("slc_wide"), (sm, name)
             # 16 warps of a thread block share an SM's 65 536 registers where M is 1 … 8.
             assert 0 < kernel["registers"] <= (128 if name.endswith("_8") else 255), (sm, name)
 

@@ -6,7 +6,7 @@ import itertools
 from pathlib import Path
 
 import pytest
-from bench.gpu_plans import Gpu, Plan, best_split, grid, row_for, splits
+from bench.gpu_plans import TILED, Gpu, Plan, best_split, grid, row_for, splits, stream, wide
 from cuda_emulator import CudaKernels
 from native_kernels import build
 
@@ -48,7 +48,7 @@ def test_every_plan_can_be_launched_and_none_is_cheaper(
     def fits(plan: Plan) -> bool:
         return cuda.plan_shared(value_type, plan) <= gpu.shared_bytes
 
-    fitting = {rows: splits(rows, gpu, fits) for rows in (8, 16, 32, 64, 128)}
+    fitting = {one.rows: splits(one, gpu, fits) for one in (*map(stream, (8, 16, 32, 64)), TILED)}
     for n, k, m in itertools.product(NS, KS, MS):
         plan = cuda.choose(gpu, value_type, n, k, m)
         assert plan == best_split(row, gpu.sms, fitting[plan.rows], n, k, m), (n, k, m)
@@ -101,3 +101,6 @@ def test_shared_memory_of_plans(cuda: CudaKernels, value_type: str) -> None:
         for plan in (Plan(8, 8), Plan(16, 8), Plan(32, 8), Plan(64, 8), Plan(128, 4)):
             # The driver keeps 1 KiB for itself in each.
             assert 2 * (cuda.plan_shared(value_type, plan) + KIB) <= of_sm * KIB, (sm, plan)
+        for plan in splits(wide(value_type), Gpu(sm, 1, 0)):
+            fits = cuda.plan_shared(value_type, plan) + KIB <= of_sm * KIB
+            assert fits or not cuda.table_row(sm).wide_rows_min

@@ -28,7 +28,10 @@ RECIPES = (
     ("nvidia-cuda-nvrtc-cu12", "12.6", (80, 87, 90), (80,)),
     ("nvidia-cuda-nvrtc", "13", (110,), ()),
 )
-HMMA = 0x23C  # the low 12 bits of an HMMA, of the 128 bits of an instruction since Volta
+# What only one kind of GPU has is compiled for that alone; a cubin of sm_90 has no newer minor.
+FEATURES = {90: "a"}  # wgmma
+# The low 12 bits of a matrix product, of the 128 bits of an instruction since Volta.
+HMMA, HGMMA = 0x23C, 0x1F0
 INSTRUCTION = struct.Struct("<QQ")
 SYMBOL = struct.Struct("<IBBHQQ")
 # Codes in .nv.info: registers, and the least stack that a function needs with all that it calls.
@@ -102,8 +105,8 @@ class Nvrtc:
         source = (SOURCE / "kernels.cu").read_bytes()
         self._check(self._lib.nvrtcCreateProgram(
             ctypes.byref(program), source, b"kernels.cu", 0, None, None))  # fmt: skip
-        kind = "compute" if ptx else "sm"
-        options = [f"--gpu-architecture={kind}_{sm}", "--std=c++17", f"--include-path={SOURCE}",
+        architecture = f"compute_{sm}" if ptx else f"sm_{sm}{FEATURES.get(sm, '')}"
+        options = [f"--gpu-architecture={architecture}", "--std=c++17", f"--include-path={SOURCE}",
                    "--fmad=true", "--restrict"]  # fmt: skip
         array = (ctypes.c_char_p * len(options))(*[option.encode() for option in options])
         if self._lib.nvrtcCompileProgram(program, len(options), array) != 0:
@@ -166,7 +169,7 @@ def write_sources(out: Path, names: list[tuple[str, int, bool]]) -> None:
 
 
 def kernel_figures(cubin: bytes) -> dict[str, dict[str, int]]:
-    """Of every kernel of a cubin: registers, bytes of stack, HMMA instructions, all instructions.
+    """Of every kernel of a cubin: registers, bytes of stack, HMMA and HGMMA instructions, all.
 
     A cubin is an ELF file. Section `.text.NAME` has the instructions; `.nv.info` has attributes of
     functions: format 4, a code, u16 length 8, then the symbol's number and a value. A kernel that
@@ -185,6 +188,7 @@ def kernel_figures(cubin: bytes) -> dict[str, dict[str, int]]:
             "stack_bytes": attributes[kernel, STACK],
             "instructions": len(codes),
             "hmma": codes.count(HMMA),
+            "hgmma": codes.count(HGMMA),
         }
     return figures
 

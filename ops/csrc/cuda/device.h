@@ -155,6 +155,73 @@ SLC_DEVICE void Mma(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// Tensor cores that four warps, a warpgroup, share, and that read B from shared memory by
+// themselves: of sm_90a alone. Each call returns at once; until WgmmaWait nobody may touch its
+// operands.
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define SLC_HAVE_WGMMA 1
+
+SLC_DEVICE u32 SharedAddress(const void* p) {
+  return static_cast<u32>(__cvta_generic_to_shared(p));
+}
+// After writes to shared memory that Wgmma is to read, before the barrier that tells of them.
+SLC_DEVICE void FenceAsync() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+// Before the first Wgmma after its registers were written by anything else.
+SLC_DEVICE void WgmmaFence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+SLC_DEVICE void WgmmaCommit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+// Waits until every Wgmma that was committed has ended.
+SLC_DEVICE void WgmmaWait() { asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory"); }
+// Tells the compiler that registers are in use up to here, and are other ones from here on.
+template <int kCount>
+SLC_DEVICE void InFlight(float (&x)[kCount][4]) {
+  SLC_UNROLL
+  for (int i = 0; i < kCount; ++i) {
+    asm volatile("" : "+f"(x[i][0]), "+f"(x[i][1]), "+f"(x[i][2]), "+f"(x[i][3])::"memory");
+  }
+}
+SLC_DEVICE void InFlight(u32 (&x)[4][4]) {
+  SLC_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    asm volatile("" : "+r"(x[i][0]), "+r"(x[i][1]), "+r"(x[i][2]), "+r"(x[i][3])::"memory");
+  }
+}
+
+// D[64, n] (+)= A[64, 16] · B[16, n], n = 8 · the first extent of d. Warp w of the group has rows
+// 16·w … of A and D as in Mma, d[j] being columns 8·j …. b says where B is: see WgmmaOperand.
+#define SLC_SUMS_OF(d, j) "+f"(d[j][0]), "+f"(d[j][1]), "+f"(d[j][2]), "+f"(d[j][3])
+#define SLC_SUMS(d, j) \
+  SLC_SUMS_OF(d, j), SLC_SUMS_OF(d, j + 1), SLC_SUMS_OF(d, j + 2), SLC_SUMS_OF(d, j + 3)
+SLC_DEVICE void Wgmma(float (&d)[16][4], const u32 (&a)[4], u64 b, bool add) {
+  asm volatile(
+      "{.reg .pred p; setp.ne.b32 p, %69, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, "
+      "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, "
+      "%35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, "
+      "%52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+      "{%64, %65, %66, %67}, %68, p, 1, 1, 0;}"
+      : SLC_SUMS(d, 0), SLC_SUMS(d, 4), SLC_SUMS(d, 8), SLC_SUMS(d, 12)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
+}
+SLC_DEVICE void Wgmma(float (&d)[32][4], const u32 (&a)[4], u64 b, bool add) {
+  asm volatile(
+      "{.reg .pred p; setp.ne.b32 p, %133, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, "
+      "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, "
+      "%35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, "
+      "%52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, %64, %65, %66, %67, %68, "
+      "%69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, "
+      "%86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99, %100, %101, "
+      "%102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, "
+      "%116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "
+      "{%128, %129, %130, %131}, %132, p, 1, 1, 0;}"
+      : SLC_SUMS(d, 0), SLC_SUMS(d, 4), SLC_SUMS(d, 8), SLC_SUMS(d, 12),
+      SLC_SUMS(d, 16), SLC_SUMS(d, 20), SLC_SUMS(d, 24), SLC_SUMS(d, 28)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
+}
+#endif
+
 SLC_DEVICE void AtomicOr(u32* p, u32 bits) { atomicOr(p, bits); }
 SLC_DEVICE void AtomicAdd(u64* p, u64 value) { atomicAdd(p, value); }
 

@@ -13,14 +13,17 @@ struct GpuRow {
   int busy_warps;       // of an SM, after which more warps make nothing faster
   int split_rounds;     // what a thread block costs beside its blocks of S, in blocks of a warp
   int cluster_max;      // thread blocks of a cluster
+  int wide_rows_min;    // rows of X from which wgmma is used (wide_gemm.h); 0: there is none
 };
+
+constexpr int kNever = 1 << 30;  // a kernel that no GPU has proved yet: gpu_check.py can ask for it
 
 // PTX counts as the SM it was made for: a GPU newer than sm_90 that runs it has no clusters in it.
 constexpr GpuRow kGpuTable[] = {
-    {80, 64, 16, 2, 1},
-    {87, 64, 16, 2, 1},
-    {90, 64, 16, 2, 8},
-    {110, 64, 16, 2, 8},
+    {80, 64, 16, 2, 1, 0},
+    {87, 64, 16, 2, 1, 0},
+    {90, 64, 16, 2, 8, kNever},
+    {110, 64, 16, 2, 8, 0},
 };
 
 // The row for an image: its own, or that of the next older SM.
@@ -42,27 +45,37 @@ struct Gpu {
 
 // How a product is launched.
 struct GemmPlan {
-  int rows;     // of X for a thread block: 8 … 64 by stream_gemm.h, 128 by tiled_gemm.h
+  int rows;     // of X for a thread block: 8 … 64 by stream_gemm.h, 128 by tiled_gemm.h; with
+                // kWideWarps warps 128 or 256 by wide_gemm.h
   int warps;    // of a thread block
   int cluster;  // thread blocks that split K
 };
 
-SLC_HOST_DEVICE constexpr bool IsTiled(const GemmPlan& plan) { return plan.rows == kTiledRows; }
+SLC_HOST_DEVICE constexpr bool IsWide(const GemmPlan& plan) {
+  return plan.rows >= kTiledRows && plan.warps == kWideWarps;
+}
+SLC_HOST_DEVICE constexpr bool IsTiled(const GemmPlan& plan) {
+  return plan.rows == kTiledRows && !IsWide(plan);
+}
 
 SLC_HOST_DEVICE constexpr long long DivideUp(long long a, long long b) { return (a + b - 1) / b; }
 
 SLC_HOST_DEVICE constexpr int PlanShared(int value_type, const GemmPlan& plan) {
-  return IsTiled(plan) ? TiledShared(value_type) : StreamShared(value_type, plan.rows, plan.warps);
+  return IsWide(plan)    ? WideShared(value_type)
+         : IsTiled(plan) ? TiledShared(value_type)
+                         : StreamShared(value_type, plan.rows, plan.warps);
 }
 
 // Rows of S that a cluster takes.
 SLC_HOST_DEVICE constexpr int PlanAcross(const GemmPlan& plan) {
-  return IsTiled(plan) ? kTiledAcross : StreamTiles(plan.rows) * kBlockRows;
+  return IsWide(plan)    ? kWideAcross
+         : IsTiled(plan) ? kTiledAcross
+                         : StreamTiles(plan.rows) * kBlockRows;
 }
 
-// Warps of a thread block that split K; those of the tiled kernel have rows of S of their own.
+// Warps of a thread block that split K; those of kernels for many rows have rows of S of their own.
 SLC_HOST_DEVICE constexpr int SplitWarps(const GemmPlan& plan) {
-  return IsTiled(plan) ? 1 : plan.warps;
+  return plan.rows >= kTiledRows ? 1 : plan.warps;
 }
 
 // Thread blocks along S and along X.
@@ -89,15 +102,15 @@ SLC_HOST_DEVICE constexpr int StreamRows(long long m) {
   return m <= 8 ? 8 : m <= 16 ? 16 : m <= 32 ? 32 : 64;
 }
 
-// The cheapest split of K for a kernel, the least of equals. A function of its arguments alone: the
-// same GPU adds in the same order.
-SLC_HOST_DEVICE constexpr GemmPlan SplitPlan(const Gpu& gpu, int value_type, int rows, long long n,
-                                             long long k, long long m) {
-  const bool tiled = rows == kTiledRows;
-  GemmPlan best = {rows, tiled ? kTiledWarps : 8, 1};
+// The cheapest split of K for a kernel, the least of equals: with `fixed` 0, of stream_gemm.h,
+// the warps are chosen too. A function of its arguments alone: the same GPU adds in the same order.
+SLC_HOST_DEVICE constexpr GemmPlan SplitPlan(const Gpu& gpu, int value_type, int rows, int fixed,
+                                             long long n, long long k, long long m) {
+  GemmPlan best = {rows, fixed != 0 ? fixed : 8, 1};
+  const int least = fixed != 0 ? fixed : 4, most = fixed != 0 ? fixed : StreamWarpsMax(rows);
   bool found = false;
   for (int cluster = 1; cluster <= (gpu.clusters != 0 ? gpu.row.cluster_max : 1); cluster *= 2) {
-    for (int warps = 4; warps <= (tiled ? kTiledWarps : StreamWarpsMax(rows)); warps *= 2) {
+    for (int warps = least; warps <= most; warps *= 2) {
       const GemmPlan plan = {rows, warps, cluster};
       if (PlanShared(value_type, plan) > gpu.shared_bytes) continue;
       if (!found || PlanCost(gpu, plan, n, k, m) < PlanCost(gpu, best, n, k, m)) best = plan;
@@ -109,13 +122,20 @@ SLC_HOST_DEVICE constexpr GemmPlan SplitPlan(const Gpu& gpu, int value_type, int
 
 SLC_HOST_DEVICE constexpr GemmPlan ChoosePlan(const Gpu& gpu, int value_type, long long n,
                                               long long k, long long m) {
-  if (m > gpu.row.stream_rows_max) {
-    const GemmPlan tiled = SplitPlan(gpu, value_type, kTiledRows, n, k, m);
-    // Too few of its large thread blocks: each SM decodes more with small ones, but they are many.
-    const bool fills = 2 * PlanGridX(tiled, n) * PlanGridY(tiled, m) >= gpu.sms;
-    if (fills && PlanShared(value_type, tiled) <= gpu.shared_bytes) return tiled;
+  // Too few of its large thread blocks: each SM decodes more with small ones, but they are many.
+  const auto fits = [&](const GemmPlan& plan) {
+    return 2 * PlanGridX(plan, n) * PlanGridY(plan, m) >= gpu.sms &&
+           PlanShared(value_type, plan) <= gpu.shared_bytes;
+  };
+  if (gpu.row.wide_rows_min != 0 && m >= gpu.row.wide_rows_min) {
+    const GemmPlan wide = SplitPlan(gpu, value_type, WideRows(value_type), kWideWarps, n, k, m);
+    if (fits(wide)) return wide;
   }
-  return SplitPlan(gpu, value_type, StreamRows(m), n, k, m);
+  if (m > gpu.row.stream_rows_max) {
+    const GemmPlan tiled = SplitPlan(gpu, value_type, kTiledRows, kTiledWarps, n, k, m);
+    if (fits(tiled)) return tiled;
+  }
+  return SplitPlan(gpu, value_type, StreamRows(m), 0, n, k, m);
 }
 
 }  // namespace slc::cuda

@@ -5,6 +5,9 @@
 #include "check_blob.h"
 #include "stream_gemm.h"
 #include "tiled_gemm.h"
+#ifdef SLC_HAVE_WGMMA
+#include "wide_gemm.h"
+#endif
 
 using namespace slc::cuda;  // NOLINT: a file of entry points
 
@@ -24,6 +27,19 @@ using namespace slc::cuda;  // NOLINT: a file of entry points
   SLC_STREAM(name, type, float_x, 32) \
   SLC_STREAM(name, type, float_x, 64) \
   SLC_TILED(name, type, float_x)
+
+#ifdef SLC_HAVE_WGMMA
+#define SLC_WIDE(name, type, float_x)                                              \
+  SLC_KERNEL SLC_THREADS(32 * kWideWarps) void slc_wide_##name(GemmArguments in) { \
+    WideGemm<type, float_x>(in);                                                   \
+  }
+SLC_WIDE(f16_half, kF16, false)
+SLC_WIDE(f16_float, kF16, true)
+SLC_WIDE(i8_half, kI8, false)
+SLC_WIDE(i8_float, kI8, true)
+SLC_WIDE(i4_half, kI4, false)
+SLC_WIDE(i4_float, kI4, true)
+#endif
 
 SLC_GEMM(f16_half, kF16, false)
 SLC_GEMM(f16_float, kF16, true)

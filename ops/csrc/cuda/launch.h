@@ -25,8 +25,9 @@ SLC_HOST_DEVICE constexpr Grid GemmGrid(int value_type, const GemmPlan& plan, lo
 inline std::string GemmName(int value_type, bool float_x, const GemmPlan& plan) {
   const std::string values = value_type == kF16 ? "f16" : value_type == kI8 ? "i8" : "i4";
   const std::string kind = values + (float_x ? "_float" : "_half");
-  return IsTiled(plan) ? "slc_tiled_" + kind
-                       : "slc_stream_" + kind + "_" + std::to_string(plan.rows);
+  return IsWide(plan)    ? "slc_wide_" + kind
+         : IsTiled(plan) ? "slc_tiled_" + kind
+                         : "slc_stream_" + kind + "_" + std::to_string(plan.rows);
 }
 
 // Whether adapters run on tensor cores: more rows than a warp of the other kernels has at a time,

@@ -17,8 +17,8 @@ struct Named {
   int shared_bytes;  // the most that a launch wants
 };
 
-// Every entry point of kernels.cu.
-std::vector<Named> EntryPoints() {
+// Every entry point of kernels.cu in an image for such GPUs.
+std::vector<Named> EntryPoints(const GpuRow& row) {
   std::vector<Named> names = {{"slc_down_half", 0},
                               {"slc_down_float", 0},
                               {"slc_up_half", 0},
@@ -31,6 +31,10 @@ std::vector<Named> EntryPoints() {
       for (const int rows : {8, 16, 32, 64, kTiledRows}) {
         const GemmPlan largest = {rows, rows == kTiledRows ? kTiledWarps : StreamWarpsMax(rows), 1};
         names.push_back({GemmName(type, float_x, largest), PlanShared(type, largest)});
+      }
+      if (row.wide_rows_min != 0) {
+        const GemmPlan wide = {WideRows(type), kWideWarps, 1};
+        names.push_back({GemmName(type, float_x, wide), PlanShared(type, wide)});
       }
     }
   }
@@ -71,7 +75,7 @@ Kernels::Kernels(const Driver& driver) {
   }
   CuModule module = nullptr;
   CheckCuda(driver.ModuleLoadData(&module, image->data), "cuModuleLoadData");
-  for (const Named& entry : EntryPoints()) {
+  for (const Named& entry : EntryPoints(gpu_.row)) {
     CuFunction function = nullptr;
     CheckCuda(driver.ModuleGetFunction(&function, module, entry.name.c_str()), entry.name.c_str());
     // Plans ask for no more than the GPU has; what a kernel may have without asking is less.

@@ -63,6 +63,41 @@ SLC_HOST_DEVICE constexpr int TiledShared(int value_type) {
                4 * SumsElems(kTiledRows, kTiledAcross));
 }
 
+// wide_gemm.h
+
+constexpr int kWideWarps = 8;  // two warpgroups; each warp has one row tile of S
+constexpr int kWideAcross = kWideWarps * kBlockRows;  // rows of S
+constexpr int kWideStages = 2;                        // of S
+constexpr int kWideSlots = 3;  // of X: one is filled, one is ready, one may still be read
+constexpr int kWideXRow = kBlockColumns * 2;  // bytes; 128 is what the swizzle below wants
+constexpr int kWideXAlign = 1024;             // eight rows, its period
+
+// Rows of X of a thread block: the sums of f16 stay on the tensor cores, those of integers are
+// added up block by block in a second set of registers.
+SLC_HOST_DEVICE constexpr int WideRows(int value_type) { return value_type == kF16 ? 256 : 128; }
+SLC_HOST_DEVICE constexpr int WideSlot(int value_type) { return WideRows(value_type) * kWideXRow; }
+SLC_HOST_DEVICE constexpr int WideXAt(int value_type) {
+  return kTableBytes + kWideWarps * kWideStages * StageBytes(value_type);
+}
+SLC_HOST_DEVICE constexpr int WideShared(int value_type) {
+  return MaxOf(WideXAt(value_type) + kWideXAlign + kWideSlots * WideSlot(value_type),
+               4 * SumsElems(WideRows(value_type), kWideAcross));
+}
+
+// Where 16 bytes of a row of X lie in a slot: PTX's 128-byte swizzle, by which the units of eight
+// rows that are read together lie in different banks.
+SLC_HOST_DEVICE constexpr int WideXOffset(int row, int unit) {
+  return row * kWideXRow + (unit ^ row % 8) * kUnitBytes;
+}
+
+// The matrix descriptor of PTX for 16 columns of a slot, `shared` being its address there: rows of
+// X one after another, eight of them 1024 bytes, swizzled by 128 bytes.
+SLC_HOST_DEVICE constexpr unsigned long long WgmmaOperand(unsigned shared, int step) {
+  const unsigned long long at = shared + static_cast<unsigned>(step * kStepColumns * 2);
+  return (at & 0x3ffffu) >> 4 | 1ull << 16 | static_cast<unsigned long long>(kWideXAlign >> 4) << 32 |
+         1ull << 62;
+}
+
 // adapters.h, adapter_gemm.h and check_blob.h
 
 constexpr int kAdapterRows = 8;  // rows of X or H that a warp has at a time

@@ -52,6 +52,15 @@ struct Copy {
   const void* from;
 };
 
+// D (+)= A · B of a warpgroup, which reads its operands when it is waited for.
+struct Product {
+  float (*d)[4];
+  int columns8;
+  const u32* a;
+  u64 b;
+  bool add;
+};
+
 struct Fiber {
   ucontext_t context;
   std::unique_ptr<char[]> stack;
@@ -59,6 +68,9 @@ struct Fiber {
   const char* waits = nullptr;
   std::vector<Copy> open;                 // issued since the last commit
   std::vector<std::vector<Copy>> groups;  // committed, not yet waited for
+  std::vector<Product> products;          // of wgmma, not yet waited for
+  size_t committed = 0;                   // of those
+  std::vector<size_t> unfenced;           // units of shared memory written since the last FenceAsync
 };
 
 // What the threads of one warp, or of one block, meet in.
@@ -80,6 +92,7 @@ struct Block {
   Meeting meeting;
   std::vector<u8> memory;  // with a margin on both sides
   u8* shared = nullptr;
+  std::vector<int> unfenced;  // of each 16 bytes of shared memory: writes that wgmma can't see yet
   int threads = 0, shared_bytes = 0, rank = 0;
   i64 x = 0, y = 0;
   int current = 0;
@@ -157,6 +170,7 @@ inline void Entry() {
   for (const auto& group : self.groups) {
     if (!group.empty()) Abort("a thread ends with copies that were never waited for");
   }
+  if (!self.products.empty()) Abort("a thread ends with a wgmma that was never waited for");
   self.done = true;
   Now()->cluster->moved = true;
   swapcontext(&self.context, &Now()->cluster->scheduler);
@@ -165,6 +179,7 @@ inline void Entry() {
 inline void Begin(Block* block) {
   std::fill(block->memory.begin(), block->memory.end(), kMarginByte);
   std::memset(block->shared, 0xFF, static_cast<size_t>(block->shared_bytes));  // NaN, f16 and f32
+  block->unfenced.assign(static_cast<size_t>(block->shared_bytes / 16 + 1), 0);
   block->meeting = {block->threads, 0, 0};
   block->done = false;
   for (Warp& warp : block->warps) warp.meeting = {32, 0, 0};
@@ -172,6 +187,9 @@ inline void Begin(Block* block) {
     fiber.done = false;
     fiber.open.clear();
     fiber.groups.clear();
+    fiber.products.clear();
+    fiber.committed = 0;
+    fiber.unfenced.clear();
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack.get();
     fiber.context.uc_stack.ss_size = kStackBytes;
@@ -370,6 +388,9 @@ inline void StoreQuad(void* p, const u32 (&x)[4]) {
   emulated::CheckShared(p, 16);
   if (reinterpret_cast<std::uintptr_t>(p) % 16 != 0) emulated::Abort("StoreQuad: not aligned");
   std::memcpy(p, x, 16);
+  const auto unit = static_cast<size_t>(static_cast<u8*>(p) - emulated::Now()->shared) / 16;
+  emulated::Self().unfenced.push_back(unit);
+  ++emulated::Now()->unfenced[unit];
 }
 inline u16 Load16(const u16* p) { return Read(p); }
 inline float LoadFloat(const float* p) { return Read(p); }
@@ -399,6 +420,83 @@ inline void Mma(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     }
     c[i] = sum;
   }
+}
+
+// wgmma, as PTX defines it for A in registers and B in shared memory under the 128-byte swizzle. It
+// runs when it is waited for, on what its operands are then: a register or a slot that is written
+// too early gives a wrong product.
+#define SLC_HAVE_WGMMA 1
+
+namespace emulated {
+
+// Where shared memory begins for the hardware: not where a swizzle's period does.
+constexpr u32 kSharedBase = 1024 + 48;
+
+inline float SharedHalf(u32 address) {
+  const u32 swizzled = address ^ (address >> 7 & 7u) << 4;
+  const u8* at = Now()->shared + (static_cast<i64>(swizzled) - kSharedBase);
+  CheckShared(at, 2);
+  if (Now()->unfenced[static_cast<size_t>(at - Now()->shared) / 16] != 0) {
+    Abort("wgmma reads what was written without a fence");
+  }
+  u16 half;
+  std::memcpy(&half, at, 2);
+  return slc::HalfToFloat(half);
+}
+
+inline void Multiply(const Product& product) {
+  const auto* words =
+      Exchange({product.a[0], product.a[1], product.a[2], product.a[3]}, "WgmmaWait");
+  if (product.b >> 62 != 1) Abort("wgmma: another swizzle than that of 128 bytes");
+  const u32 start = static_cast<u32>(product.b & 0x3fffu) << 4;
+  const u32 stride = static_cast<u32>(product.b >> 32 & 0x3fffu) << 4;  // of eight columns
+  const int lane = Now()->current % 32, g = lane / 4, t = lane % 4;
+  float a[2][16];  // rows g and g + 8
+  for (int k = 0; k < 16; ++k) {
+    for (int half = 0; half < 2; ++half) {
+      const u32 word = words[g * 4 + k % 8 / 2][half + k / 8 * 2];
+      a[half][k] = slc::HalfToFloat(static_cast<u16>(word >> k % 2 * 16));
+    }
+  }
+  for (int j = 0; j < product.columns8; ++j) {
+    for (int odd = 0; odd < 2; ++odd) {
+      const u32 column = start + static_cast<u32>(j) * stride + static_cast<u32>(2 * t + odd) * 128;
+      float sum[2] = {};
+      if (product.add) sum[0] = product.d[j][odd], sum[1] = product.d[j][2 + odd];
+      for (int k = 0; k < 16; ++k) {
+        const float b = SharedHalf(column + static_cast<u32>(k) * 2);
+        sum[0] += a[0][k] * b;
+        sum[1] += a[1][k] * b;
+      }
+      product.d[j][odd] = sum[0], product.d[j][2 + odd] = sum[1];
+    }
+  }
+}
+
+}  // namespace emulated
+
+inline u32 SharedAddress(const void* p) {
+  return static_cast<u32>(static_cast<const u8*>(p) - emulated::Now()->shared) +
+         emulated::kSharedBase;
+}
+inline void FenceAsync() {
+  for (const size_t unit : emulated::Self().unfenced) --emulated::Now()->unfenced[unit];
+  emulated::Self().unfenced.clear();
+}
+inline void WgmmaFence() {}
+inline void WgmmaCommit() { emulated::Self().committed = emulated::Self().products.size(); }
+inline void WgmmaWait() {
+  emulated::Fiber& self = emulated::Self();
+  if (self.committed != self.products.size()) emulated::Abort("a wgmma that was never committed");
+  for (const emulated::Product& product : self.products) emulated::Multiply(product);
+  self.products.clear();
+  self.committed = 0;
+}
+template <class T>
+void InFlight(T&) {}
+template <int kColumns8>
+void Wgmma(float (&d)[kColumns8][4], const u32 (&a)[4], u64 b, bool add) {
+  emulated::Self().products.push_back({d, kColumns8, a, b, add});
 }
 
 inline void AtomicOr(u32* p, u32 bits) { *p |= bits; }

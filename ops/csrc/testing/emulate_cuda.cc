@@ -27,7 +27,8 @@ EmulatedKernel Emulated(int warps_max) {
   SLC_ONE(slc_stream_##name##_##rows, GemmArguments, StreamWarpsMax(rows))
 #define SLC_GEMMS(name)                                                     \
   SLC_STREAM_OF(name, 8), SLC_STREAM_OF(name, 16), SLC_STREAM_OF(name, 32), \
-      SLC_STREAM_OF(name, 64), SLC_ONE(slc_tiled_##name, GemmArguments, kTiledWarps)
+      SLC_STREAM_OF(name, 64), SLC_ONE(slc_tiled_##name, GemmArguments, kTiledWarps), \
+      SLC_ONE(slc_wide_##name, GemmArguments, kWideWarps)
 
 const std::map<std::string, EmulatedKernel>& AllKernels() {
   static const std::map<std::string, EmulatedKernel> kernels = {
