@@ -92,7 +92,7 @@ SLC_DEVICE void WideGemm(const GemmArguments& in) {
   float sums[kRows / 8][4] = {}, part[kRows / 8][4] = {};
   u32 a[4][4] = {};
   float scale[2] = {};
-  const auto finish = [&] {  // what was multiplied last
+  const auto finish = [&] {  // what was multiplied last; at first nothing, which adds 0
     WgmmaWait();
     InFlight(a);
     if constexpr (kType == kF16) {
@@ -125,7 +125,7 @@ SLC_DEVICE void WideGemm(const GemmArguments& in) {
       for (int step = 0; step < 4; ++step) DecodeStep<kType>(stage, table, before, step, next[step]);
       if constexpr (kType != kF16) LaneScales(stage, next_scale);
     }
-    if (nth > 0) finish();
+    finish();
     SLC_UNROLL
     for (int step = 0; step < 4; ++step) {
       SLC_UNROLL
@@ -144,7 +144,7 @@ SLC_DEVICE void WideGemm(const GemmArguments& in) {
     }
     WgmmaCommit();
   }
-  if (mine > 0) finish();
+  finish();
 
   CopyWait<0>();
   SyncBlock();  // sums may lie where the rings and X were
