@@ -54,11 +54,14 @@ __all__ = [
     "ValueType",
     "blob_bytes",
     "check",
+    "check_matrix",
     "counted_bytes",
     "decode",
     "decode_integers",
     "encode",
     "encoded_bytes",
+    "new_blob",
+    "not_finite",
     "read_header",
     "rounded",
 ]
@@ -101,7 +104,8 @@ def encode(
     Raises:
         ValueError: wrong shape, type, group, or a value that is NaN or infinite.
     """
-    _check_matrix(S, mask)
+    check_matrix(S, mask)
+    _check_finite(S)
     n, k = S.shape
     kind = checked_kind(k, value_type, group, encoding, layout)
     if encoding == "full" and mask is not None:
@@ -132,7 +136,8 @@ def rounded(
 
     Arguments and errors are those of :func:`encode`.
     """
-    _check_matrix(S, mask)
+    check_matrix(S, mask)
+    _check_finite(S)
     kind = checked_kind(S.shape[1], value_type, group, "bitmap", layout)
     if grid is not None:
         n, k = S.shape
@@ -213,16 +218,24 @@ def _relaid(rows: Blob, kind: Kind) -> Blob:
     return blob
 
 
-def _check_matrix(S: Floats, mask: Bools | None) -> None:
+def check_matrix(S: Floats, mask: Bools | None) -> None:
+    """Type and shape of what is to be encoded; see :func:`encode`."""
     if S.dtype != np.float32 or S.ndim != 2 or 0 in S.shape:
         raise ValueError(f"S: got {S.dtype} {list(S.shape)}, wanted float32 [N, K], N and K >= 1")
     if mask is not None and (mask.dtype != np.bool_ or mask.shape != S.shape):
         raise ValueError(f"mask: got {mask.dtype} {list(mask.shape)}, wanted bool {list(S.shape)}")
+
+
+def _check_finite(S: Floats) -> None:
     for rows in chunks(*S.shape):
         if not (math.isfinite(S[rows].max()) and math.isfinite(S[rows].min())):
             row, column = np.argwhere(~np.isfinite(S[rows]))[0]
-            at = S[rows][row, column]
-            raise ValueError(f"S[{rows.start + row}, {column}]: got {at}, wanted a finite number")
+            raise not_finite(S, rows.start + int(row), int(column))
+
+
+def not_finite(S: Floats, row: int, column: int) -> ValueError:
+    """What :func:`encode` says of a value that is NaN or infinite."""
+    return ValueError(f"S[{row}, {column}]: got {S[row, column]}, wanted a finite number")
 
 
 def _encode_values(

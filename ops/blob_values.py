@@ -19,12 +19,14 @@ from .positions import chunks, popcount, unpack_masks
 
 __all__ = [
     "Matrix",
+    "exponent_of",
     "f16_scales",
     "f16_values",
     "fitted_codebook",
     "i4_runs",
     "i8_values",
     "read_back",
+    "sample_rows",
     "scale_exponent",
     "times_power_of_two",
 ]
@@ -78,9 +80,18 @@ class Matrix:
         for rows in self.chunks:
             values = self.values(rows)
             largest = max(largest, float(values.max()), -float(values.min()))
-        if largest >= 2.0**127:  # rounding could take it past float32
-            raise ValueError(f"S: got a magnitude of {largest}, wanted less than 2^127")
-        return _exponent(largest / LEVELS.get(kind.value_type, 1))
+        return exponent_of(largest, kind)
+
+
+def exponent_of(largest: float, kind: Kind) -> int:
+    """The exponent for values of which this is the largest magnitude.
+
+    Raises:
+        ValueError: it is 2^127 or more.
+    """
+    if largest >= 2.0**127:  # rounding could take it past float32
+        raise ValueError(f"S: got a magnitude of {largest}, wanted less than 2^127")
+    return _exponent(largest / LEVELS.get(kind.value_type, 1))
 
 
 def scale_exponent(scales: Floats) -> int:
@@ -139,6 +150,7 @@ def _in_steps(
     if matrix.scales is None:
         peak = np.maximum(by_group.max(axis=2), -by_group.min(axis=2))
         peak /= np.float32(LEVELS[kind.value_type])
+        peak += np.float32(0)  # a largest magnitude of -0 is 0
         scales = times_power_of_two(peak, -exponent - lift).astype("<f2")
     else:
         scales = f16_scales(matrix.scales[rows], exponent)
@@ -167,15 +179,19 @@ def _in_i8(matrix: Matrix, rows: slice, exponent: int, kind: Kind) -> tuple[Any,
     return scales, np.maximum(np.minimum(values, levels, out=values), -levels, out=values)
 
 
-def fitted_codebook(matrix: Matrix, masks: Blob, exponent: int, kind: Kind) -> npt.NDArray[np.int8]:
-    """The codebook for the stored values, from rows spread evenly over those that have any."""
-    k = matrix.S.shape[1]
+def sample_rows(masks: npt.NDArray[Any], k: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Rows, some at a time, that a codebook is fitted to: spread evenly over those with values."""
     rows = np.flatnonzero(masks.any(axis=1))
     # Odd: weights that belong to heads or experts repeat with an even number of rows.
     rows = rows[:: rows.size * k // _CODEBOOK_SAMPLE_ELEMS | 1]
+    return (rows[part] for part in (chunks(rows.size, k) if rows.size else ()))
+
+
+def fitted_codebook(matrix: Matrix, masks: Blob, exponent: int, kind: Kind) -> npt.NDArray[np.int8]:
+    """The codebook for the stored values."""
+    k = matrix.S.shape[1]
     counts = np.zeros(codebook.HISTOGRAM_BINS)
-    for part in chunks(rows.size, k) if rows.size else ():
-        sample = rows[part]
+    for sample in sample_rows(masks, k):
         scales, values = _in_steps(matrix, sample, exponent, kind, 1)
         weights = np.repeat(scales.astype(np.float32) ** 2, group_width(k, kind.group), axis=1)
         kept = [_kept(dense[:, :k], masks[sample]) for dense in (values, weights)]

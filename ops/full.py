@@ -18,8 +18,7 @@ from .blob_grid import Grid
 from .blob_header import write_header
 from .blob_kinds import LEVELS, Blob, ValueType, checked_kind
 from .blob_values import f16_scales, scale_exponent
-from .code_runs import pack_runs
-from .positions import chunks, full_masks, popcount
+from .positions import chunks, full_masks
 
 __all__ = ["encode", "encode_codes", "encoded_bytes"]
 
@@ -111,12 +110,12 @@ def _fill_runs(section: Blob, codes: Codes, codebook: Codes) -> None:
     n, k = codes.shape
     number = np.zeros(256, np.uint8)
     number[codebook.view(np.uint8)] = np.arange(codebook.size)
-    row_bytes = section.size // n
-    counts = popcount(full_masks(1, k))
+    # Runs of 64 fill whole bytes, so those of a row are one run of all its codes.
+    by_row = section.reshape(n, -1)
     for rows in chunks(n, k):
-        numbers = number[codes[rows].view(np.uint8)].reshape(-1)
-        runs = pack_runs(numbers, np.tile(counts, (rows.stop - rows.start, 1)).reshape(-1), "rows")
-        section[rows.start * row_bytes : rows.stop * row_bytes] = runs
+        numbers = number[codes[rows].view(np.uint8)]
+        by_row[rows] = numbers[:, 0::2]
+        by_row[rows, : k // 2] |= numbers[:, 1::2] << 4
 
 
 def encoded_bytes(n: int, k: int, value_type: ValueType = "i4", group: int = 64) -> int:

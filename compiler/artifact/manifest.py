@@ -94,7 +94,7 @@ def build_manifest(
         "source": {
             "kind": source.kind,
             "name": source.path.name,
-            "sha256": source.source_sha256,
+            "sha256": source.find_sha256(),
         },
         "device": dict(device),
         "provider": provider,

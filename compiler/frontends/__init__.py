@@ -14,7 +14,7 @@ from slc.compiler.frontends.assemble import assemble
 from slc.compiler.frontends.parameter_tensor import ParameterTensor
 from slc.compiler.frontends.source import Source
 from slc.compiler.frontends.torch_module import load_torch
-from slc.compiler.frontends.weights import files_sha256, weight_array, weight_tensor
+from slc.compiler.frontends.weights import hashing, weight_array, weight_tensor
 from slc.compiler.progress import Progress
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _load_huggingface(
         genai_config=genai_config,
         assets=assets,
         hf_folder=huggingface.tokenizer_folder(huggingface.assets(folder)),
-        source_sha256=files_sha256(files),
+        find_sha256=hashing(files),
         tools=tools,
         weightless=weightless,
     )
@@ -146,7 +146,7 @@ def _load_onnx(
         genai_config=genai_config,
         assets=assets,
         hf_folder=huggingface.tokenizer_folder(assets),
-        source_sha256=files_sha256([*files, *assets.values()]),
+        find_sha256=hashing([*files, *assets.values()]),
     )
     report(2, 2, "loaded")
     return source

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -45,5 +46,5 @@ class Source:
     workdir: Path | None = None
     hf_folder: Path | None = None
     weightless: bool = False  # made from a config.json alone: every weight is 0
-    source_sha256: str = ""  # of the input's files, in name order
+    find_sha256: Callable[[], str] = str  # of the input's files, in name order; may wait for it
     tools: tuple[str, ...] = ()

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from slc.compiler.errors import ModelError
 from slc.compiler.frontends import decoder, huggingface, onnx_file
 from slc.compiler.frontends.source import Source
-from slc.compiler.frontends.weights import files_sha256
+from slc.compiler.frontends.weights import hashing
 from slc.compiler.linear import Linear
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def read(path: Path, workdir: Path, target: Target | None) -> Source:
         checkpoint=checkpoint,
         workdir=workdir,
         hf_folder=huggingface.tokenizer_folder(assets),
-        source_sha256=files_sha256(_files(path)),
+        find_sha256=hashing(_files(path)),
     )
 
 

@@ -77,13 +77,14 @@ def load_torch(
             )
     finally:
         module.train(training)
+    digest = _sha256(parameters)  # now: they share memory with the module, which may change
     return assemble(
         graph,
         "torch",
         Path(type(module).__name__),
         Path(workdir),
         parameters=parameters,
-        source_sha256=_sha256(parameters),
+        find_sha256=lambda: digest,
         tools=("onnxscript", "torch"),
     )
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 
@@ -197,10 +199,29 @@ def check_finite(model: ir.Model, linears: Iterable[Linear]) -> None:
                 )
 
 
-def files_sha256(files: Iterable[Path]) -> str:
-    """Hashes files, streamed: names and contents, in name order."""
+def hashing(files: Iterable[Path]) -> Callable[[], str]:
+    """Begins to hash files in a thread of its own: what it returns waits for the sha256.
+
+    That hashes names and contents, in name order, streamed. A file that can't be read is an OSError
+    of the call that waits.
+    """
+    found: Future[str] = Future()
+    in_order = sorted(files, key=lambda p: p.name)
+
+    def run() -> None:
+        try:
+            found.set_result(_files_sha256(in_order))
+        except OSError as error:
+            found.set_exception(error)
+
+    # Gigabytes take seconds. A daemon, so that an error elsewhere need not wait for it.
+    threading.Thread(target=run, name="hashing", daemon=True).start()
+    return found.result
+
+
+def _files_sha256(files: Iterable[Path]) -> str:
     total = hashlib.sha256()
-    for path in sorted(files, key=lambda p: p.name):
+    for path in files:
         total.update(f"{path.name}\0{os.path.getsize(path)}\0".encode())
         with path.open("rb") as file:
             while block := file.read(_BLOCK_BYTES):

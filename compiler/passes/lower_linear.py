@@ -26,7 +26,7 @@ from slc.compiler.budget.choice import Choice
 from slc.compiler.linear import Linear
 from slc.compiler.passes.gemm_bias import beta, gemm_bias, scaled
 from slc.compiler.passes.lowering import Lowering, add_initializer, nodes_by_name
-from slc.ops import bitmap, full
+from slc.ops import bitmap, encoder, full
 from slc.targets.detect import usable_cores
 
 
@@ -77,7 +77,7 @@ def _packed_tensor(lowering: Lowering, linear: Linear, choice: Choice) -> ir.Laz
         if linear.alpha != 1.0:
             matrix = matrix * np.float32(linear.alpha)
         return ir.Tensor(
-            bitmap.encode(
+            encoder.encode(
                 matrix, value_type, group, mask, encoding=encoding, layout=layout, grid=grid
             )
         )

@@ -29,6 +29,7 @@ from slc.compiler.structure.records import (
     refusals_from,
 )
 from slc.compiler.structure.stored_grid import StoredGrid
+from slc.ops import encoder
 from slc.ops.blob_sections import CODEBOOK_ENTRIES
 
 _BLOCK_ELEMS = 1 << 22
@@ -186,9 +187,7 @@ class StructuredCheckpoint:
         index = self._index(entry, nnz)
         value = self._value(entry, index, rank)
         S = np.zeros((entry.N, entry.K), np.float32)
-        flat = S.reshape(-1)
-        for at, places in positions(index):
-            flat[places] = value[at]
+        encoder.scatter(index, value, S)
         mask = S != 0
         if np.count_nonzero(mask) != index.size:  # zeros are stored, or a position is there twice
             mask = self._mask(entry, index)
@@ -203,13 +202,11 @@ class StructuredCheckpoint:
         """How many of each 64 columns of a row are stored, u8 [N, K/64]; K is a multiple of 64."""
         entry = self.entry(name)
         index = self._index(entry, nnz)
-        words = entry.linear.numel // 64
-        counts = np.zeros(words, np.int64)
-        for _, places in positions(index):
-            counts += np.bincount(places >> 6, minlength=words)
-        if counts.max(initial=0) > 64:
-            raise self._damaged(entry, "a position in S.index twice")
-        return counts.astype(np.uint8).reshape(entry.N, -1)
+        try:
+            counts = encoder.count_words(index, entry.linear.numel)
+        except ValueError as error:
+            raise self._damaged(entry, "a position in S.index twice") from error
+        return counts.reshape(entry.N, -1)
 
     def sparse_matrix(self, name: str, nnz: int | None = None, rank: int | None = None) -> F32:
         """S of `placed` alone."""

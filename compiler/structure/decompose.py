@@ -96,7 +96,7 @@ def decompose(
     if method == "hessian" and balance:
         settings |= {"balance": 1}
     meta = CheckpointMeta(
-        method, settings, source.kind, source.path.name, source.source_sha256, slc_version()
+        method, settings, source.kind, source.path.name, source.find_sha256(), slc_version()
     )
     if read is None:
         from slc.compiler.frontends import weight_array

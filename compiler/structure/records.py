@@ -30,7 +30,7 @@ class CheckpointMeta:
       settings: the method's numbers (density, rank, iterations, seed …).
       kind: what family the base graph belongs to.
       source_name: of the model's file or folder, without its path.
-      source_sha256: as in Source.
+      source_sha256: of the source's files.
       slc_version: that wrote the checkpoint.
     """
 

@@ -87,7 +87,7 @@ def write_trained(
     trained = [li for li in source.linears if any(s.parameter in parts for s in li.sources)]
     _check_parts(trained, parts)
     meta = CheckpointMeta(
-        method, settings, source.kind, source.path.name, source.source_sha256, slc_version()
+        method, settings, source.kind, source.path.name, source.find_sha256(), slc_version()
     )
     with CheckpointWriter(path, meta, _with_tables(source, trained, parts), replace=replace) as out:
         for done, linear in enumerate(trained, 1):

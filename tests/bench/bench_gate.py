@@ -76,6 +76,7 @@ def run(folder: Path, repeats: int, out: Path, only: str | None) -> None:
     document: dict[str, Any] = describe(
         max_slowdown=MAX_SLOWDOWN, time_limit_s=TIME_LIMIT_S, repeats=repeats
     )
+    machine = {name: document[name] for name in ("cpu", "cpu_flags", "date", "git")}
     heads: dict[str, Path] = {}
     if only == "equal":
         heads["equal"] = equal
@@ -97,7 +98,8 @@ def run(folder: Path, repeats: int, out: Path, only: str | None) -> None:
         for name, head in heads.items():
             with hog() if name == HOGGED else contextlib.nullcontext():
                 result = paired(base, head, seed=i + 1)
-            found[name] = summary([*found[name]["comparisons"], row(result)])
+            rows = [*found[name]["comparisons"], row(result)]
+            found[name] = {"machine": machine, **summary(rows)}
             out.write_text(json.dumps(document, indent=1) + "\n")
             print(i, name, found[name]["comparisons"][-1], flush=True)
     for name in heads:

@@ -55,7 +55,7 @@ def graph() -> ir.Model:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> StructuredCheckpoint:
     model = graph()
     linears, refusals = find_linears(model)
-    source = Source(model, "onnx", Path("m.onnx"), linears, refusals, source_sha256="0" * 64)
+    source = Source(model, "onnx", Path("m.onnx"), linears, refusals, find_sha256=lambda: "0" * 64)
     path = tmp_path_factory.mktemp("slr") / "m.slr"
     return decompose(source, path, method="salr", density=0.5, rank=8)
 

@@ -46,7 +46,7 @@ def chain(folder: Path, *, widths: tuple[int, ...] = WIDTHS, seed: int = 0) -> S
         linears=linears,
         refusals=[Refusal("tiny", "is under 1 KB: nothing to gain")],
         workdir=folder,
-        source_sha256="00ff",
+        find_sha256=lambda: "00ff",
     )
 
 
