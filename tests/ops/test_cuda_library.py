@@ -52,7 +52,8 @@ def _entry_points(sm: str) -> set[str]:
         for values in ("f16", "i8", "i4")
         for x in ("half", "float")
         for kind, rows in [
-            *[("wide", "")] * (sm == "sm_90"), ("tiled", ""),
+            *[("wide", "")] * (sm == "sm_90"),
+            ("tiled", ""),
             *[("stream", f"_{m}") for m in (8, 16, 32, 64)],
         ]
     ]

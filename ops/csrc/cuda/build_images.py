@@ -30,8 +30,9 @@ RECIPES = (
 )
 # What only one kind of GPU has is compiled for that alone; a cubin of sm_90 has no newer minor.
 FEATURES = {90: "a"}  # wgmma
-# The low 12 bits of a matrix product, of the 128 bits of an instruction since Volta.
-HMMA, HGMMA = 0x23C, 0x1F0
+# The low 12 bits of a matrix product, of the 128 bits of an instruction since Volta; of wgmma with A in
+# registers.
+HMMA, HGMMA = 0x23C, 0xDF0
 INSTRUCTION = struct.Struct("<QQ")
 SYMBOL = struct.Struct("<IBBHQQ")
 # Codes in .nv.info: registers, and the least stack that a function needs with all that it calls.

@@ -216,8 +216,8 @@ SLC_DEVICE void Wgmma(float (&d)[32][4], const u32 (&a)[4], u64 b, bool add) {
       "%102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, "
       "%116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "
       "{%128, %129, %130, %131}, %132, p, 1, 1, 0;}"
-      : SLC_SUMS(d, 0), SLC_SUMS(d, 4), SLC_SUMS(d, 8), SLC_SUMS(d, 12),
-      SLC_SUMS(d, 16), SLC_SUMS(d, 20), SLC_SUMS(d, 24), SLC_SUMS(d, 28)
+      : SLC_SUMS(d, 0), SLC_SUMS(d, 4), SLC_SUMS(d, 8), SLC_SUMS(d, 12), SLC_SUMS(d, 16),
+        SLC_SUMS(d, 20), SLC_SUMS(d, 24), SLC_SUMS(d, 28)
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
 }
 #endif

@@ -94,8 +94,8 @@ SLC_HOST_DEVICE constexpr int WideXOffset(int row, int unit) {
 // X one after another, eight of them 1024 bytes, swizzled by 128 bytes.
 SLC_HOST_DEVICE constexpr unsigned long long WgmmaOperand(unsigned shared, int step) {
   const unsigned long long at = shared + static_cast<unsigned>(step * kStepColumns * 2);
-  return (at & 0x3ffffu) >> 4 | 1ull << 16 | static_cast<unsigned long long>(kWideXAlign >> 4) << 32 |
-         1ull << 62;
+  return (at & 0x3ffffu) >> 4 | 1ull << 16 |
+         static_cast<unsigned long long>(kWideXAlign >> 4) << 32 | 1ull << 62;
 }
 
 // adapters.h, adapter_gemm.h and check_blob.h

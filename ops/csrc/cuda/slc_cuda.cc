@@ -129,8 +129,7 @@ void CheckPlan(const GemmPlan& plan, int value_type) {
   const bool stream = (plan.rows == 8 || plan.rows == 16 || plan.rows == 32 || plan.rows == 64) &&
                       plan.warps >= 1 && plan.warps <= StreamWarpsMax(plan.rows);
   const bool tiled = IsTiled(plan) && plan.warps == kTiledWarps;
-  const bool wide =
-      IsWide(plan) && plan.rows == WideRows(value_type) && gpu.row.wide_rows_min != 0;
+  const bool wide = IsWide(plan) && plan.rows == WideRows(value_type) && gpu.row.wide_rows_min != 0;
   const int clusters = gpu.clusters != 0 ? gpu.row.cluster_max : 1;
   if ((stream || tiled || wide) && plan.cluster >= 1 && plan.cluster <= clusters &&
       PlanShared(value_type, plan) <= gpu.shared_bytes) {

@@ -1,7 +1,7 @@
 // Many rows of X on sm_90a: a thread block takes 128 rows of S by 128 or 256 rows of X. Each of two
-// warpgroups multiplies its 64 rows of S by wgmma: A is decoded into registers as everywhere, X lies
-// in shared memory, swizzled, and the tensor cores read it there while the warps decode what comes
-// next.
+// warpgroups multiplies its 64 rows of S by wgmma: A is decoded into registers as everywhere, X
+// lies in shared memory, swizzled, and the tensor cores read it there while the warps decode what
+// comes next.
 //
 // A lane decodes four columns that follow each other (tile_map.h) and an A operand wants them two
 // and two, eight columns apart. So X's columns are put in that order when they are written: the
@@ -23,8 +23,8 @@ class XAhead {
       const int at = i * kThreads + Thread();
       SLC_UNROLL
       for (int four = 0; four < 4; ++four) {
-        words_[i][four] = LoadX<kFloatX>(in, row0 + at / 4,
-                                         column0 + at % 4 * kStepColumns + four * 4, vectors);
+        words_[i][four] =
+            LoadX<kFloatX>(in, row0 + at / 4, column0 + at % 4 * kStepColumns + four * 4, vectors);
       }
     }
   }
@@ -122,7 +122,8 @@ SLC_DEVICE void WideGemm(const GemmArguments& in) {
       const u8* stage = ring + nth % kWideStages * kStage;
       const u32 before = ValuesBeforeWords(stage);
       SLC_UNROLL
-      for (int step = 0; step < 4; ++step) DecodeStep<kType>(stage, table, before, step, next[step]);
+      for (int step = 0; step < 4; ++step)
+        DecodeStep<kType>(stage, table, before, step, next[step]);
       if constexpr (kType != kF16) LaneScales(stage, next_scale);
     }
     finish();

@@ -70,7 +70,7 @@ struct Fiber {
   std::vector<std::vector<Copy>> groups;  // committed, not yet waited for
   std::vector<Product> products;          // of wgmma, not yet waited for
   size_t committed = 0;                   // of those
-  std::vector<size_t> unfenced;           // units of shared memory written since the last FenceAsync
+  std::vector<size_t> unfenced;  // units of shared memory written since the last FenceAsync
 };
 
 // What the threads of one warp, or of one block, meet in.

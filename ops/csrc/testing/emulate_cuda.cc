@@ -25,8 +25,8 @@ EmulatedKernel Emulated(int warps_max) {
 #define SLC_ONE(name, Arguments, warps_max) {#name, Emulated<Arguments, name>(warps_max)}
 #define SLC_STREAM_OF(name, rows) \
   SLC_ONE(slc_stream_##name##_##rows, GemmArguments, StreamWarpsMax(rows))
-#define SLC_GEMMS(name)                                                     \
-  SLC_STREAM_OF(name, 8), SLC_STREAM_OF(name, 16), SLC_STREAM_OF(name, 32), \
+#define SLC_GEMMS(name)                                                               \
+  SLC_STREAM_OF(name, 8), SLC_STREAM_OF(name, 16), SLC_STREAM_OF(name, 32),           \
       SLC_STREAM_OF(name, 64), SLC_ONE(slc_tiled_##name, GemmArguments, kTiledWarps), \
       SLC_ONE(slc_wide_##name, GemmArguments, kWideWarps)
 
