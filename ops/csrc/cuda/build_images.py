@@ -30,8 +30,8 @@ RECIPES = (
 )
 # What only one kind of GPU has is compiled for that alone; a cubin of sm_90 has no newer minor.
 FEATURES = {90: "a"}  # wgmma
-# The low 12 bits of a matrix product, of the 128 bits of an instruction since Volta; of wgmma with A in
-# registers.
+# The low 12 bits of a matrix product, of the 128 bits of an instruction since Volta: mma.sync, and
+# wgmma with A in registers.
 HMMA, HGMMA = 0x23C, 0xDF0
 INSTRUCTION = struct.Struct("<QQ")
 SYMBOL = struct.Struct("<IBBHQQ")
