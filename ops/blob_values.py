@@ -150,7 +150,7 @@ def _in_steps(
     if matrix.scales is None:
         peak = np.maximum(by_group.max(axis=2), -by_group.min(axis=2))
         peak /= np.float32(LEVELS[kind.value_type])
-        peak += np.float32(0)  # a largest magnitude of -0 is 0
+        peak[peak == 0] = -0.0  # whatever the signs of the zeros: as in blobs since version 1
         scales = times_power_of_two(peak, -exponent - lift).astype("<f2")
     else:
         scales = f16_scales(matrix.scales[rows], exponent)

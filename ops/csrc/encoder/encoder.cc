@@ -123,6 +123,7 @@ class Quantizer {
       const int32_t bits = Largest(At(row, at, end));
       largest = bits > largest ? bits : largest;
     }
+    if (largest == 0) return 0x8000u;  // -0, as in blobs since version 1
     float peak;
     std::memcpy(&peak, &largest, sizeof peak);
     return FloatToHalf(scaled_.Times(lifted_.Times(peak) / levels_));
