@@ -18,9 +18,15 @@ def interpreter(oldest: tuple[int, int], newest: tuple[int, int]) -> str | None:
         found = sorted(versions.glob(f"3.{minor}.*/bin/python3"))
         if found:
             return str(found[-1])
-        if path := shutil.which(f"python3.{minor}"):
+        path = shutil.which(f"python3.{minor}")
+        if path is not None and _runs(path):
             return path
     return None
+
+
+def _runs(python: str) -> bool:
+    """Whether it is one: pyenv has a name on the path for each version, chosen or not."""
+    return subprocess.run([python, "-c", "import venv"], capture_output=True).returncode == 0
 
 
 def environment(folder: Path, python: str, *packages: str) -> Path:
