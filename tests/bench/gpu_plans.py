@@ -95,7 +95,8 @@ def cost(row: GpuRow, sms: int, plan: Plan, n: int, k: int, m: int) -> int:
     x, y = grid(plan, n, m)
     warps = _up(x * y, sms) * plan.warps
     share = _up(_up(k, BLOCK_COLUMNS), plan.cluster * _split_warps(plan))
-    return (share + row.split_rounds) * max(warps, row.busy_warps)
+    busy = plan.warps if kind(plan) == "wide" else row.busy_warps
+    return (share + row.split_rounds) * max(warps, busy)
 
 
 def kernels(m: int, values: str, gpu: Gpu) -> list[Kernel]:

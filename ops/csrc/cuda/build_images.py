@@ -112,6 +112,8 @@ class Nvrtc:
         array = (ctypes.c_char_p * len(options))(*[option.encode() for option in options])
         if self._lib.nvrtcCompileProgram(program, len(options), array) != 0:
             raise BuildError(f"NVRTC {self.version} for sm_{sm}:\n{self._log(program)}")
+        if "wgmma" in self._log(program):  # that it runs them one after another
+            raise BuildError(f"NVRTC {self.version} for sm_{sm}:\n{self._log(program)}")
         image = self._result(program, "PTX" if ptx else "CUBIN")
         self._lib.nvrtcDestroyProgram(ctypes.byref(program))
         return image

@@ -179,12 +179,6 @@ SLC_DEVICE void InFlight(float (&x)[kCount][4]) {
     asm volatile("" : "+f"(x[i][0]), "+f"(x[i][1]), "+f"(x[i][2]), "+f"(x[i][3])::"memory");
   }
 }
-SLC_DEVICE void InFlight(u32 (&x)[4][4]) {
-  SLC_UNROLL
-  for (int i = 0; i < 4; ++i) {
-    asm volatile("" : "+r"(x[i][0]), "+r"(x[i][1]), "+r"(x[i][2]), "+r"(x[i][3])::"memory");
-  }
-}
 
 // D[64, n] (+)= A[64, 16] · B[16, n], n = 8 · the first extent of d. Warp w of the group has rows
 // 16·w … of A and D as in Mma, d[j] being columns 8·j …. b says where B is: see WgmmaOperand.

@@ -94,7 +94,9 @@ SLC_HOST_DEVICE constexpr long long PlanCost(const Gpu& gpu, const GemmPlan& pla
   const long long here = DivideUp(PlanGridX(plan, n) * PlanGridY(plan, m), gpu.sms);
   const long long share = DivideUp(DivideUp(k, kBlockColumns), plan.cluster * SplitWarps(plan));
   const long long warps = here * plan.warps;
-  return (share + gpu.row.split_rounds) * (warps > gpu.row.busy_warps ? warps : gpu.row.busy_warps);
+  // An SM has registers for one thread block of wide_gemm.h.
+  const long long busy = IsWide(plan) ? plan.warps : gpu.row.busy_warps;
+  return (share + gpu.row.split_rounds) * (warps > busy ? warps : busy);
 }
 
 // The kernel for m rows, with its warps and cluster still to be chosen.

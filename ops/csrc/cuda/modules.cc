@@ -66,7 +66,7 @@ Kernels::Kernels(const Driver& driver) {
   if (image == nullptr) {
     throw CudaError("libslc_ops_cuda.so holds kernels for " + ImageNames() +
                     " and none runs on this GPU, sm_" + std::to_string(sm_) +
-                    ": export with --provider cpu, or build with this SM in SLC_CUDA_SMS");
+                    ": export with --provider cpu, or add it to RECIPES in build_images.py");
   }
   gpu_ = {GpuRowFor(image->sm), Attribute(driver, kMultiprocessors, device),
           Attribute(driver, kSharedBytesOptIn, device), 0};

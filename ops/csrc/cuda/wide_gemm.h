@@ -90,11 +90,8 @@ SLC_DEVICE void WideGemm(const GemmArguments& in) {
   };
 
   float sums[kRows / 8][4] = {}, part[kRows / 8][4] = {};
-  u32 a[4][4] = {};
-  float scale[2] = {};
-  const auto finish = [&] {  // what was multiplied last; at first nothing, which adds 0
+  const auto finish = [&](const float (&scale)[2]) {  // what was multiplied last; at first nothing
     WgmmaWait();
-    InFlight(a);
     if constexpr (kType == kF16) {
       InFlight(sums);
     } else {
@@ -106,33 +103,22 @@ SLC_DEVICE void WideGemm(const GemmArguments& in) {
       }
     }
   };
-
-  look_up(0);
-  copy(0);
-  load_x(0);
-  store_x(0);
-  for (int nth = 0; nth < mine; ++nth) {
+  // Decodes block `nth` while the one before, whose scales are `last`, is multiplied.
+  const auto multiply = [&](int nth, u32(&a)[4][4], float (&scale)[2], const float (&last)[2]) {
     CopyWait<0>();
     SyncBlock();  // the block and its X are there for everyone; X before the last has been used
     copy(nth + 1);
     store_x(nth + 1);
-    u32 next[4][4] = {};
-    float next_scale[2] = {};
+    SLC_UNROLL
+    for (int i = 0; i < 16; ++i) a[i / 4][i % 4] = 0;
     if (there) {
       const u8* stage = ring + nth % kWideStages * kStage;
       const u32 before = ValuesBeforeWords(stage);
       SLC_UNROLL
-      for (int step = 0; step < 4; ++step)
-        DecodeStep<kType>(stage, table, before, step, next[step]);
-      if constexpr (kType != kF16) LaneScales(stage, next_scale);
+      for (int step = 0; step < 4; ++step) DecodeStep<kType>(stage, table, before, step, a[step]);
+      if constexpr (kType != kF16) LaneScales(stage, scale);
     }
-    finish();
-    SLC_UNROLL
-    for (int step = 0; step < 4; ++step) {
-      SLC_UNROLL
-      for (int i = 0; i < 4; ++i) a[step][i] = next[step][i];
-    }
-    scale[0] = next_scale[0], scale[1] = next_scale[1];
+    finish(last);
     const u32 at = SharedAddress(slot(nth));
     WgmmaFence();
     SLC_UNROLL
@@ -144,8 +130,24 @@ SLC_DEVICE void WideGemm(const GemmArguments& in) {
       }
     }
     WgmmaCommit();
+  };
+
+  look_up(0);
+  copy(0);
+  load_x(0);
+  store_x(0);
+  // Two sets of A: PTX allows no write to one that is being multiplied.
+  u32 even[4][4], odd[4][4];
+  float even_scale[2] = {}, odd_scale[2] = {};
+  for (int nth = 0; nth < mine; nth += 2) {
+    multiply(nth, even, even_scale, odd_scale);
+    if (nth + 1 < mine) multiply(nth + 1, odd, odd_scale, even_scale);
   }
-  finish();
+  if (mine % 2 != 0) {
+    finish(even_scale);
+  } else {
+    finish(odd_scale);
+  }
 
   CopyWait<0>();
   SyncBlock();  // sums may lie where the rings and X were

@@ -59,6 +59,7 @@ struct Product {
   const u32* a;
   u64 b;
   bool add;
+  u64 hash;  // of B when it was issued, from lane 0
 };
 
 struct Fiber {
@@ -444,10 +445,32 @@ inline float SharedHalf(u32 address) {
   return slc::HalfToFloat(half);
 }
 
+// Every byte of B [16, 8 · columns8], which must be there and fenced.
+inline u64 HashOfB(u64 b, int columns8) {
+  u64 hash = 0;
+  const u32 start = static_cast<u32>(b & 0x3fffu) << 4, stride = static_cast<u32>(b >> 32 & 0x3fffu)
+                                                                 << 4;
+  for (int column = 0; column < 8 * columns8; ++column) {
+    for (int k = 0; k < 16; ++k) {
+      const u32 at = start + static_cast<u32>(column / 8) * stride +
+                     static_cast<u32>(column % 8 * 128 + k * 2);
+      const float half = SharedHalf(at);
+      u32 bits;
+      std::memcpy(&bits, &half, 4);
+      hash = (hash ^ bits) * 1099511628211u;
+    }
+  }
+  return hash;
+}
+
 inline void Multiply(const Product& product) {
+  if (Now()->current % 32 == 0 && product.hash != HashOfB(product.b, product.columns8)) {
+    Abort("wgmma: B was written while it was read");
+  }
   const auto* words =
       Exchange({product.a[0], product.a[1], product.a[2], product.a[3]}, "WgmmaWait");
-  if (product.b >> 62 != 1) Abort("wgmma: another swizzle than that of 128 bytes");
+  if (product.b >> 46 != 1u << 16)
+    Abort("wgmma: a descriptor of another kind than 128-byte swizzle");
   const u32 start = static_cast<u32>(product.b & 0x3fffu) << 4;
   const u32 stride = static_cast<u32>(product.b >> 32 & 0x3fffu) << 4;  // of eight columns
   const int lane = Now()->current % 32, g = lane / 4, t = lane % 4;
@@ -496,7 +519,8 @@ template <class T>
 void InFlight(T&) {}
 template <int kColumns8>
 void Wgmma(float (&d)[kColumns8][4], const u32 (&a)[4], u64 b, bool add) {
-  emulated::Self().products.push_back({d, kColumns8, a, b, add});
+  const u64 hash = Lane() == 0 ? emulated::HashOfB(b, kColumns8) : 0;
+  emulated::Self().products.push_back({d, kColumns8, a, b, add, hash});
 }
 
 inline void AtomicOr(u32* p, u32 bits) { *p |= bits; }
