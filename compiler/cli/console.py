@@ -21,6 +21,7 @@ from rich.progress import (
 
 from slc.compiler import progress as reporting
 from slc.compiler.errors import BudgetError, SlcError
+from slc.ops import LibraryNotFoundError
 from slc.targets import TargetError
 
 WIDTH_OF_FILES = 120  # where stderr is no terminal, so that names are not folded
@@ -64,7 +65,7 @@ def progress_bar() -> Iterator[reporting.Progress]:
 
 def report_error(error: Exception) -> int:
     """Prints a user's error as one sentence and returns the exit code."""
-    if isinstance(error, (SlcError, TargetError)):
+    if isinstance(error, (SlcError, TargetError, LibraryNotFoundError)):
         message = " ".join(str(error).split())
         if "--json" in sys.argv:
             document: dict[str, Any] = {"error": message}

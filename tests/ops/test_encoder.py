@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ops_models import BLOB_KINDS, sparse
 
-from slc.ops import bitmap, encoder
+from slc.compiler.cli.console import report_error
+from slc.ops import LibraryNotFoundError, bitmap, encoder
 
 BITMAPS = [kind for kind in BLOB_KINDS if kind.get("encoding", "bitmap") == "bitmap"]
 SPREADS = [0.0, 1e-45, 1e-41, 1e-30, 1e-20, 1e-3, 1.0, 1e30, 1e37]
@@ -119,6 +120,15 @@ def test_the_errors_of_the_definition(name) -> None:
         bitmap.encode(*args, **named)
     with pytest.raises(ValueError, match=f"^{re.escape(str(wanted.value))}$"):
         encoder.encode(*args, **named)
+
+
+def test_an_installation_without_it_is_told_what_to_do(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(encoder, "_LIBRARY", "libslc_no_encoder.so")
+    monkeypatch.setattr(encoder, "_library", encoder._library.__wrapped__)
+    with pytest.raises(LibraryNotFoundError) as error:
+        encoder.encode(np.ones((2, 2), np.float32))
+    assert report_error(error.value) == 2
+    assert "install slc-compiler from a wheel" in capsys.readouterr().err
 
 
 @settings(max_examples=100, deadline=None)
