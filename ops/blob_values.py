@@ -158,6 +158,7 @@ def _in_steps(
     scale = scales.astype(np.float64) * 2.0 ** (exponent + lift)
     inverse = np.divide(steps, scale, out=np.zeros_like(scale), where=scale != 0)
     by_group *= inverse.astype(np.float32)[:, :, None]
+    by_group[scale == 0] = 0  # lifted to infinity, values would be no numbers
     return scales, padded
 
 

@@ -10,7 +10,7 @@ import ctypes
 import functools
 import importlib.resources
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,8 @@ __all__ = ["count_words", "encode", "scatter"]
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
 Index = npt.NDArray[np.unsignedinteger]
+
+_T = TypeVar("_T", bound=np.generic)
 
 _LIBRARY = "libslc_encoder.so"
 _VALUE_TYPES: dict[ValueType, int] = {"f16": 1, "i8": 2, "i4": 3}
@@ -73,12 +75,12 @@ def encode(
     kind = checked_kind(k, value_type, group, encoding, layout)
     if grid is not None:
         grid.check(n, k, kind)
-    S, mask = np.ascontiguousarray(S), None if mask is None else np.ascontiguousarray(mask)
+    S, mask = _plain(S), None if mask is None else _plain(mask.view(np.uint8) != 0)
     masks, largest = np.empty((n, -(-k // 64)), "<u8"), ctypes.c_float()
     at = _library().slc_encoder_survey(_at(S), _at(mask), n, k, _at(masks), ctypes.byref(largest))
     if at >= 0:
         raise bitmap.not_finite(S, *divmod(at, k))
-    scales = None if grid is None else np.ascontiguousarray(grid.scales)
+    scales = None if grid is None else _plain(grid.scales)
     exponent = exponent_of(largest.value, kind) if scales is None else scale_exponent(scales)
     matrix = _Matrix(S, mask, masks, scales, kind, exponent)
     blob, header, section = bitmap.new_blob(masks.view(np.uint8), k, kind, exponent)
@@ -140,10 +142,15 @@ def scatter(index: Index, value: Floats, S: Floats) -> None:
         S: contiguous float32.
 
     Raises:
-        ValueError: an index is out of range, or a value is not finite; S may be half filled then.
+        ValueError: an index is out of range, or a value is not finite: S may be half filled then;
+            or there are not as many values, or S is of another kind.
     """
+    plain = S.dtype == np.float32 and S.flags.c_contiguous and S.flags.aligned and S.flags.writeable
+    if not plain or value.shape != index.shape:
+        got = f"{index.size} indices and {value.size} values for {S.dtype} {list(S.shape)}"
+        raise ValueError(f"got {got}, wanted as many values and contiguous float32")
     if index.dtype == np.uint32:
-        index, value = np.ascontiguousarray(index), np.ascontiguousarray(value, np.float32)
+        index, value = _plain(index), _plain(value.astype(np.float32, copy=False))
         found = _library().slc_encoder_scatter(_at(index), _at(value), index.size, S.size, _at(S))
     else:  # of matrices with 2^32 elements or more
         found = -1 if index.max(initial=0) >= S.size else 0 if np.isfinite(value).all() else -2
@@ -162,10 +169,12 @@ def count_words(index: Index, numel: int) -> npt.NDArray[np.uint8]:
         numel: a multiple of 64.
 
     Raises:
-        ValueError: an index is out of range, or more than 64 lie in one word.
+        ValueError: numel is none, an index is out of range, or more than 64 lie in one word.
     """
+    if numel % 64:
+        raise ValueError(f"numel: got {numel}, wanted a multiple of 64")
     if index.dtype == np.uint32:
-        index, counts = np.ascontiguousarray(index), np.zeros(numel // 64, np.uint8)
+        index, counts = _plain(index), np.zeros(numel // 64, np.uint8)
         found = _library().slc_encoder_count(_at(index), index.size, numel, _at(counts))
     else:
         found, counts = -1, np.zeros(0, np.uint8)
@@ -176,6 +185,11 @@ def count_words(index: Index, numel: int) -> npt.NDArray[np.uint8]:
         what = "an index beyond its end" if found == -1 else "an index twice"
         raise ValueError(f"S of {numel} elements: got {what}")
     return counts
+
+
+def _plain(array: npt.NDArray[_T]) -> npt.NDArray[_T]:
+    """The same as C++ takes it: contiguous and aligned."""
+    return np.require(array, requirements=["C", "A"])
 
 
 def _at(array: npt.NDArray[Any] | None) -> int | None:

@@ -202,8 +202,8 @@ def check_finite(model: ir.Model, linears: Iterable[Linear]) -> None:
 def hashing(files: Iterable[Path]) -> Callable[[], str]:
     """Begins to hash files in a thread of its own: what it returns waits for the sha256.
 
-    That hashes names and contents, in name order, streamed. A file that can't be read is an OSError
-    of the call that waits.
+    That hashes names and contents, in name order, streamed. A file that can't be read is a
+    ModelError of the call that waits.
     """
     found: Future[str] = Future()
     in_order = sorted(files, key=lambda p: p.name)
@@ -211,7 +211,7 @@ def hashing(files: Iterable[Path]) -> Callable[[], str]:
     def run() -> None:
         try:
             found.set_result(_files_sha256(in_order))
-        except OSError as error:
+        except BaseException as error:  # whatever it is: someone waits
             found.set_exception(error)
 
     # Gigabytes take seconds. A daemon, so that an error elsewhere need not wait for it.
@@ -222,8 +222,13 @@ def hashing(files: Iterable[Path]) -> Callable[[], str]:
 def _files_sha256(files: Iterable[Path]) -> str:
     total = hashlib.sha256()
     for path in files:
-        total.update(f"{path.name}\0{os.path.getsize(path)}\0".encode())
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK_BYTES):
-                total.update(block)
+        try:
+            total.update(os.fsencode(path.name) + f"\0{os.path.getsize(path)}\0".encode())
+            with path.open("rb") as file:
+                while block := file.read(_BLOCK_BYTES):
+                    total.update(block)
+        except OSError as error:
+            raise ModelError(
+                f"{str(path)!r} can't be read ({error.strerror}): give the right to, or put it back"
+            ) from error
     return total.hexdigest()

@@ -187,7 +187,10 @@ class StructuredCheckpoint:
         index = self._index(entry, nnz)
         value = self._value(entry, index, rank)
         S = np.zeros((entry.N, entry.K), np.float32)
-        encoder.scatter(index, value, S)
+        try:
+            encoder.scatter(index, value, S)
+        except ValueError as error:
+            raise self._damaged(entry, f"what makes no S: {error}") from error
         mask = S != 0
         if np.count_nonzero(mask) != index.size:  # zeros are stored, or a position is there twice
             mask = self._mask(entry, index)

@@ -61,7 +61,7 @@ def test_the_bytes_of_the_definition(n, k, density, seed, kind, group, spread, m
     **shapes,
     kind=st.sampled_from([kind for kind in BITMAPS if kind["value_type"] != "f16"]),
     spread=st.sampled_from([1e-38, 1e-20, 1.0, 1e30]),
-    off=st.sampled_from([1.0, 1e-6, 1e6]),
+    off=st.sampled_from([1.0, 1e-6, 1e6, 1e-30]),
 )
 def test_on_a_grid_that_is_given(n, k, density, seed, kind, spread, off) -> None:
     """On it and far off it, with scales of either sign and of 0."""
@@ -148,6 +148,35 @@ def test_scattered_and_counted(words, seed, share, dtype) -> None:
     np.testing.assert_array_equal(S, wanted)
     counts = (wanted.reshape(-1, 64) != 0).sum(axis=1)
     np.testing.assert_array_equal(encoder.count_words(index, S.size), counts)
+
+
+def test_a_scale_of_zero_beside_values_that_it_cannot_hold() -> None:
+    S = np.full((1, 128), 1e30, np.float32)
+    for kind in BITMAPS:
+        if kind["value_type"] == "f16":
+            continue
+        book = np.arange(16, dtype=np.int8) if kind["value_type"] == "i4" else None
+        grid = bitmap.Grid(np.array([[1e-38, 0]], np.float32), book)
+        wanted = bitmap.encode(S, grid=grid, **kind)
+        np.testing.assert_array_equal(encoder.encode(S, grid=grid, **kind), wanted)
+
+
+def test_masks_and_matrices_as_numpy_may_have_them() -> None:
+    S = np.frombuffer(b"x" + np.arange(192, dtype=np.float32).tobytes(), np.float32, offset=1)
+    S = S.reshape(1, -1)
+    mask = np.full((1, 192), 2, np.uint8).view(np.bool_)
+    wanted = bitmap.encode(S, "i8", 64, mask)
+    np.testing.assert_array_equal(encoder.encode(S, "i8", 64, mask), wanted)
+
+
+def test_what_has_no_room_is_refused() -> None:
+    index, value = np.arange(3, dtype=np.uint32), np.ones(3, np.float32)
+    S = np.zeros((2, 64), np.float32)
+    for arguments in [(index, value[:2], S), (index, value, S[::-1]), (index, value, S > 0)]:
+        with pytest.raises(ValueError, match="wanted as many values and contiguous float32"):
+            encoder.scatter(*arguments)
+    with pytest.raises(ValueError, match="numel: got 100, wanted a multiple of 64"):
+        encoder.count_words(index, 100)
 
 
 @pytest.mark.parametrize("dtype", [np.uint32, np.uint64])

@@ -143,7 +143,8 @@ class Quantizer {
       for (int j = 0; j < count; ++j) steps[j] = lifted_.Times(steps[j]);
     }
     for (int at = 0; at < count; at += kStep) {
-      for (int j = 0; j < kStep; ++j) steps[at + j] *= inverse;
+      // Lifted to infinity, values times 0 would be no numbers.
+      for (int j = 0; j < kStep; ++j) steps[at + j] = inverse == 0 ? 0 : steps[at + j] * inverse;
     }
     return count;
   }
