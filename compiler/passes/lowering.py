@@ -61,7 +61,7 @@ class Lowering:
         """S: [N, K] at the chosen nnz and the mask of what it stores."""
         if self.checkpoint is None or linear.name not in self.checkpoint.names:
             matrix = self.weight(linear)  # density 1 of a weight that was never decomposed
-            return matrix, np.broadcast_to(np.True_, matrix.shape)  # which takes no memory
+            return matrix, np.broadcast_to(np.True_, matrix.shape)  # no memory yet
         return self.checkpoint.placed(linear.name, choice.nnz, choice.rank)
 
     def stored(self, linear: Linear, choice: Choice) -> npt.NDArray[np.bool_]:
