@@ -77,5 +77,5 @@ def _beyond_the_checkpoint(source: Source, options: BudgetOptions) -> list[str]:
 
 def _span(values: Sequence[float]) -> str:
     """One number, or the least and the most."""
-    low, high = min(values), max(values)
-    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+    low, high = f"{min(values):.4g}", f"{max(values):.4g}"
+    return low if low == high else f"{low} to {high}"
