@@ -1,12 +1,13 @@
 #include "scratch.h"
 
+#include <memory>
 #include <mutex>
 #include <new>
 
 namespace slc {
 namespace {
 
-constexpr std::align_val_t kAlignment{64};
+constexpr size_t kAlignment = 64;
 constexpr size_t kLarge = 128 << 10;  // below this the C library keeps blocks itself
 constexpr size_t kKept = 4;           // what one call of an operator holds at most
 
@@ -36,14 +37,24 @@ ScratchBlock TakeKept(size_t bytes) {
   return std::exchange(*best, {});
 }
 
+// Aligned by hand: glibc before 2.38 does not find a freed block again when asked for an aligned
+// one (its bug 14581), so that the heap grew with nearly every call.
+ScratchBlock Allocate(size_t bytes) {
+  size_t room = bytes + kAlignment - 1;
+  void* const allocation = ::operator new(room);
+  void* data = allocation;
+  std::align(kAlignment, bytes, data, room);
+  return {data, bytes, allocation};
+}
+
 }  // namespace
 
 ScratchBlock TakeScratch(size_t bytes) {
-  if (bytes < kLarge) return {::operator new(bytes, kAlignment), bytes};
+  if (bytes < kLarge) return Allocate(bytes);
   const ScratchBlock kept = TakeKept(bytes);
   if (kept.bytes >= bytes) return kept;
-  if (kept.data != nullptr) ::operator delete(kept.data, kAlignment);
-  return {::operator new(bytes, kAlignment), bytes};
+  ::operator delete(kept.allocation);
+  return Allocate(bytes);
 }
 
 void GiveScratch(ScratchBlock block) noexcept {
@@ -56,7 +67,7 @@ void GiveScratch(ScratchBlock block) noexcept {
     }
     if (smallest->bytes < block.bytes) std::swap(*smallest, block);
   }
-  ::operator delete(block.data, kAlignment);
+  ::operator delete(block.allocation);
 }
 
 }  // namespace slc

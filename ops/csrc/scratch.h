@@ -8,10 +8,11 @@
 
 namespace slc {
 
-// A block and its true size, which may be more than was asked for.
+// An aligned block and its true size, which may be more than was asked for.
 struct ScratchBlock {
   void* data = nullptr;
   size_t bytes = 0;
+  void* allocation = nullptr;  // what holds it
 };
 
 // `bytes` > 0. Large blocks come from a few that earlier calls gave back: a fresh block of
