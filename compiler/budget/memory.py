@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from slc.compiler.artifact.writer import INLINE_BYTES, PAGE_BYTES
 from slc.compiler.budget.activations import activation_peak
 from slc.compiler.budget.choice import Choice
 from slc.compiler.budget.encodings import INT8_LEVEL, aligned
@@ -20,19 +21,17 @@ if TYPE_CHECKING:
 
     from slc.targets import Target
 
-# Measured with onnxruntime 1.32, two threads, on a graph of one Add: code pages of the library that
-# run for the first time, session, thread pool. Through onnxruntime-genai the library itself is
-# first paged in when the model is made: 30.5 MB on a Llama of two layers. 1.6 MB of each are pages
-# of our library, the stacks that its GEMM panels stand on, and room for a second mode: about one
-# MiniLM session in four with int8 activations takes 1.9 MB more than the others, its cause is open.
-RUNTIME_BYTES = 13_100_000
-GENAI_RUNTIME_BYTES = 33_100_000
+# Measured with onnxruntime 1.32, two threads: code pages that run for the first time, session and
+# thread pool. Sessions of MiniLM take 11.3 MB (10.4 for a graph of one Add) wherever they run on
+# one machine, within 0.1 MB; two machines were seen to differ by 0.5. Through onnxruntime-genai the
+# library itself is first paged in when the model is made: 29 to 31.2 MB on three Llamas.
+RUNTIME_BYTES = 12_400_000
+GENAI_RUNTIME_BYTES = 32_300_000
 # Graph, kernels and execution plan, per node: MiniLM's 288 nodes and a Llama's 500 agree on it.
 NODE_BYTES = 8_000
 # The arena hands out a chunk of up to twice the size rather than split it. Measured on MiniLM at
-# 1x16 to 1x512 and 8x128 tokens: 3-6 % with onnxruntime's MatMul, up to 17 % with our operators.
+# 1x16 to 1x512 and 8x128 tokens: 3-9 %, with onnxruntime's MatMul and with our operators.
 ARENA_SLACK = 1.06
-ARENA_SLACK_PACKED = 1.17
 # Of everything but weights: what one measurement differs from the next.
 MARGIN = 0.02
 DELTA_ROWS = 16  # the GEMM of delta blobs copies X into tiles of so many rows
@@ -150,6 +149,11 @@ def predict(
                 "exact bytes of biases, norms and tables",
             ),
             MemoryLine(
+                "page ends",
+                page_end_bytes(model, linears, choices),
+                "each tensor is mapped by itself and shares its last page with nobody",
+            ),
+            MemoryLine(
                 "pre-packing", prepacked, "onnxruntime's own copies of 8-bit and dense weights"
             ),
             *runs,
@@ -217,9 +221,7 @@ def run_lines(
     )
     genai = workload.genai_config is not None
     peak = activation_peak(run, outputs_bound=genai)
-    packed = any(choice.packed for choice in choices)
-    slack = ARENA_SLACK_PACKED if packed else ARENA_SLACK
-    bytes_ = peak.bound_bytes + int((peak.bytes - peak.bound_bytes) * slack)
+    bytes_ = peak.bound_bytes + int((peak.bytes - peak.bound_bytes) * ARENA_SLACK)
     reckoned = f"buffers as onnxruntime plans them, most at {peak.label}"
     if run.unknown:
         reckoned += f"; {run.unknown} values of unknown shape are left out"
@@ -247,17 +249,41 @@ def other_weight_bytes(
     model: ir.Model, linears: Sequence[Linear], choices: Sequence[Choice]
 ) -> int:
     """Data-file bytes of the initializers that no Choice accounts for."""
+    return sum(aligned(size) for size in _other_sizes(model, linears, choices))
+
+
+def page_end_bytes(model: ir.Model, linears: Sequence[Linear], choices: Sequence[Choice]) -> int:
+    """What mapping takes beyond the bytes that are mapped, on average a page for each tensor.
+
+    onnxruntime maps tensors of the data file one by one: a page that two of them share is resident
+    twice. Measured on MiniLM: 442 kB for 116 tensors, of which 60 are biases and norms.
+    """
+    others = sum(size >= INLINE_BYTES for size in _other_sizes(model, linears, choices))
+    return PAGE_BYTES * (others + sum(_tensors(choice) for choice in choices))
+
+
+def _tensors(choice: Choice) -> int:
+    """How many tensors of the data file a Choice becomes."""
+    if choice.shared_with:
+        return 0
+    factors = 2 if choice.rank else 0
+    scales = factors if choice.adapter_type == "i8" else 0
+    return factors + scales + (2 if choice.encoding in GROUP_BYTES else 1)
+
+
+def _other_sizes(
+    model: ir.Model, linears: Sequence[Linear], choices: Sequence[Choice]
+) -> Iterator[int]:
+    """Bytes of each initializer that no Choice accounts for."""
     accounted: dict[str, set[str]] = {}
     for linear in linears:
         accounted.setdefault(linear.weight, set()).update(linear.nodes)
-    total, folded = 0, folded_nodes(model)
+    folded = folded_nodes(model)
     for name, value in model.graph.initializers.items():
-        readers = final_readers(value, folded)
-        if name in accounted and readers <= accounted[name]:
+        if name in accounted and final_readers(value, folded) <= accounted[name]:
             continue
-        tensor = value.const_value
-        total += aligned(tensor.nbytes) if tensor is not None else 0
-    return total
+        if value.const_value is not None:
+            yield value.const_value.nbytes
 
 
 def resident_bytes(linear: Linear, choice: Choice, *, avx2: bool = False) -> int:

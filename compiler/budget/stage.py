@@ -30,6 +30,7 @@ from slc.compiler.budget.uniform import (
     choose_explicit,
     choose_hpa,
     choose_uniform,
+    spend,
 )
 from slc.compiler.errors import BudgetError, RequestError
 from slc.compiler.linear import Linear
@@ -251,15 +252,22 @@ class Stage:
                 like = self._shrunk(encoder, like, gamma)
             except BudgetError:
                 continue  # this much beside the weights leaves too little for them
-            if self.predict(like).total_bytes <= self.allowed:
-                found.append(like)
+            if (left := self._left(like)) >= 0:
+                # With fewer ranks than were reckoned with more is left, which S may have.
+                weights = sum(choice.weight_bytes for choice in like)
+                more = spend(self.linears, encoder, list(like), weights + left)
+                found.append(more if self._left(more) >= 0 else like)
         return max(found, key=self._worth)
 
     def _worth(self, choices: list[Choice]) -> tuple[bool, int, int]:
         """Nothing left over first (to one percent of the weights), then rank, then bytes."""
         weights = sum(choice.weight_bytes for choice in choices)
-        left = self.allowed - self.predict(choices).total_bytes
+        left = self._left(choices)
         return left <= 0.01 * weights, sum(choice.rank for choice in choices), weights
+
+    def _left(self, choices: list[Choice]) -> int:
+        """Bytes of what is allowed; below 0 where they do not fit."""
+        return self.allowed - self.predict(choices).total_bytes
 
     def _at(self, encoder: Encoder, ratio: float, rank_ratio: float | None = None) -> list[Choice]:
         return [encoder.at(linear, ratio, rank_ratio) for linear in self._source.linears]

@@ -154,7 +154,7 @@ def choose_uniform(
     ratio = _bisect(lambda r: _total(at(r)) <= allowed)
     # Every rank steps at once: where the next step does not fit, density alone still may grow.
     density_ratio = _bisect(lambda r: _total(at(r, ratio)) <= allowed)
-    return _spend(linears, encoder, at(max(ratio, density_ratio), ratio), allowed)
+    return spend(linears, encoder, at(max(ratio, density_ratio), ratio), allowed)
 
 
 def choose_hpa(
@@ -196,7 +196,7 @@ def choose_hpa(
         rank = _bisect(lambda r: total(0.0, r) <= allowed)
     density = _bisect(lambda d: total(d, rank) <= allowed)
     chosen = [encoder.at(linear, density, rank) for linear in linears]
-    return _spend(linears, encoder, chosen, allowed)
+    return spend(linears, encoder, chosen, allowed)
 
 
 def _total(choices: Sequence[Choice]) -> int:
@@ -212,10 +212,17 @@ def _bisect(fits: Callable[[float], bool]) -> float:
     return low
 
 
-def _spend(
+def spend(
     linears: Sequence[Linear], encoder: Encoder, chosen: list[Choice], allowed: int
 ) -> list[Choice]:
-    """Gives what is left to S, a row of values at a time, matrix by matrix, while anything fits."""
+    """Gives what is left to S, a row of values at a time, matrix by matrix, while anything fits.
+
+    Args:
+      linears: in graph order.
+      encoder: storage and ceilings.
+      chosen: by Linear, no more than `allowed`; the list is changed.
+      allowed: bytes of weights.
+    """
     left = allowed - _total(chosen)
     growing = [i for i, choice in enumerate(chosen) if choice.sparse]
     while growing:
