@@ -115,6 +115,7 @@ def _manifest(
         predicted=None
         if plan.speed is None
         else {"us_per_token": plan.speed.us_per_token, "context": plan.speed.context},
+        notes=plan.notes,
     )
 
 

@@ -68,6 +68,7 @@ def build_manifest(
     adapter_slots: int = 0,
     loadable: Sequence[Mapping[str, Any]] = (),
     predicted: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
 ) -> Json:
     """Describes the finished folder; every other file must have been written.
 
@@ -86,6 +87,7 @@ def build_manifest(
       loadable: what `describe_adapter` says of each file in adapters/.
       predicted: us_per_token, context (tokens in the cache that it is reckoned at); None of what
         has no predicted speed.
+      notes: what the export decided without being asked, a sentence each.
     """
     files = hash_files(folder)
     return {
@@ -105,6 +107,7 @@ def build_manifest(
             "lines": [{"what": what, "bytes": size} for what, size in memory_lines],
         },
         "predicted": dict(predicted or {"us_per_token": None, "context": None}),
+        "notes": list(notes),
         "linears": [_linear_entry(linear, choices) for linear in source.linears],
         "refusals": [dataclasses.asdict(refusal) for refusal in source.refusals],
         "op_library": _op_library_entry(op_library, files),

@@ -38,6 +38,7 @@ def print_export(console: Console, path: Path, manifest: Mapping[str, Any]) -> N
     _print_choices(console, [entry["choice"] for entry in manifest["linears"]])
     _print_memory(console, [(line["what"], line["bytes"]) for line in manifest["memory"]["lines"]])
     _print_refusals(console, manifest["refusals"])
+    _print_notes(console, manifest.get("notes", ()))
     size = sum(entry["bytes"] for entry in manifest["files"].values())
     console.print(f"{path}: {format_size(size)} for {manifest['device']['name']}", soft_wrap=True)
     library = manifest["op_library"]
@@ -71,8 +72,12 @@ def print_plan(console: Console, plan: Plan, target: Target) -> None:
     if plan.alternatives:
         console.print(_alternatives(plan))
     _print_refusals(console, [{"name": r.name, "reason": r.reason} for r in plan.refusals])
-    for note in plan.notes:
-        console.print(f"note: {note}", soft_wrap=True)
+    _print_notes(console, plan.notes)
+
+
+def _print_notes(console: Console, notes: Iterable[str]) -> None:
+    for note in notes:
+        console.print(f"note: {note}", soft_wrap=True, markup=False)
 
 
 def _speed(speed: CostPlan) -> Table:

@@ -38,6 +38,7 @@ def provenance(manifest: Json, manifest_sha256: str) -> list[str]:
         rows.append(("adapter slots", str(adapters["slots"])))
     if adapters.get("loadable"):
         rows.append(("adapters to load", escape(", ".join(map(_loadable, adapters["loadable"])))))
+    rows += [("note", escape(note)) for note in manifest.get("notes", ())]
     return [
         table(("", ""), rows, text=(0, 1)),
         "<h3>To make it again</h3>",
