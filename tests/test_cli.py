@@ -262,6 +262,18 @@ def test_a_size_error_in_json_carries_the_smallest(model: Path) -> None:
     assert json.loads(done.stdout)["smallest_bytes"] > 10_000
 
 
+def test_export_says_what_it_decided_and_keeps_it(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = slc("export", model, "-o", out, "--density", 0.5, "--values", "i8")
+    (said,) = [line for line in done.stderr.splitlines() if line.startswith("note: ")]
+    assert said.endswith("what is missing is density 0.5, rank 32")
+    (kept,) = json.loads((out / "manifest.json").read_text())["notes"]
+    assert said == f"note: {kept}"
+    page = tmp_path / "report.html"
+    assert slc("report", out, "-o", page).returncode == 0
+    assert kept in page.read_text()
+
+
 def test_devices(tmp_path: Path) -> None:
     names = {d["name"] for d in json.loads(slc("devices", "--json").stdout)["devices"]}
     assert {"host", "x86-64-avx2", "raspberry-pi-5", "jetson-orin-nano-8gb"} <= names

@@ -25,5 +25,6 @@ def measure_memory(artifact: Artifact) -> MemoryCheck:
         measured_bytes=measured.peak_bytes,
         predicted_bytes=memory["predicted_bytes"],
         budget_bytes=budget,
+        added_bytes=measured.added_bytes,
         passed=budget is None or measured.peak_bytes <= budget,
     )

@@ -43,6 +43,7 @@ class MemoryCheck:
     measured_bytes: int
     predicted_bytes: int
     budget_bytes: int | None
+    added_bytes: dict[str, int]  # measured at the end: weights, code, anonymous
     passed: bool  # measured ≤ budget; without a budget there is nothing to fail
 
 

@@ -32,6 +32,8 @@ class Measurement:
       before_bytes: resident before, the imports of onnxruntime and numpy included.
       load_seconds: making the session.
       touched_bytes: of the weight file's mapping.
+      added_bytes: what was resident at the end and not before, as "weights" (the mapped file),
+        "code" (pages of libraries that ran for the first time) and "anonymous" (all else).
       engine: "onnxruntime" or "onnxruntime-genai".
       method: how the peak was read.
     """
@@ -40,6 +42,7 @@ class Measurement:
     before_bytes: int
     load_seconds: float
     touched_bytes: int
+    added_bytes: dict[str, int]
     engine: str
     method: str
 

@@ -27,13 +27,19 @@ Array = npt.NDArray[Any]
 
 
 class PeakRss:
-    """The most memory that was resident at once since the object was made.
+    """The most memory that was resident at once since the object was made, and what it is.
 
     Linux's own high-water mark where it can be reset, else a thread that samples every 5 ms.
     """
 
-    def __init__(self) -> None:
-        """Starts counting."""
+    def __init__(self, data: Path) -> None:
+        """Starts counting.
+
+        Args:
+          data: the file of the weights, to tell them from code.
+        """
+        self._data = data
+        self._before = resident_by_kind(data)
         self.before_bytes = status_bytes("VmRSS")
         try:
             Path("/proc/self/clear_refs").write_text("5")
@@ -53,11 +59,33 @@ class PeakRss:
         now = status_bytes("VmRSS")
         return max(now, status_bytes("VmHWM") if self.method == "VmHWM" else self._sampled)
 
+    def added(self) -> dict[str, int]:
+        """What is resident now and was not at the start, by kind."""
+        now = resident_by_kind(self._data)
+        return {kind: size - self._before[kind] for kind, size in now.items()}
+
 
 def status_bytes(field: str) -> int:
     """A size of /proc/self/status, which states kibibytes."""
     text = Path("/proc/self/status").read_text()
     return int(text.split(f"{field}:", 1)[1].split()[0]) * 1024
+
+
+def resident_by_kind(data: Path) -> dict[str, int]:
+    """Bytes that are resident now: of the weights' file, of other files (code), of no file."""
+    found = {"weights": 0, "code": 0, "anonymous": 0}
+    kind, weights = "anonymous", str(data.resolve())
+    # Line by line: what is read whole and freed again the session would take, uncounted.
+    with open("/proc/self/smaps", encoding="utf-8") as mappings:
+        for line in mappings:
+            fields = line.split(maxsplit=5)
+            if "-" in fields[0]:  # an address range opens a mapping, names of fields have none
+                path = fields[5].rstrip("\n") if len(fields) > 5 else ""
+                kind = "code" if path.startswith("/") else "anonymous"
+                kind = "weights" if path == weights else kind
+            elif fields[0] == "Rss:":
+                found[kind] += int(fields[1]) * 1024
+    return found
 
 
 def touch_mappings(path: Path) -> int:
@@ -109,11 +137,12 @@ def run_onnx(model: Path, library: str | None, batch: int, context: int) -> dict
     if library:
         options.register_custom_ops_library(library)
     gc.collect()
-    peak = PeakRss()
+    data = model.with_name(model.name + ".data")
+    peak = PeakRss(data)
     start = time.perf_counter()
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     load_seconds = time.perf_counter() - start
-    touched = touch_mappings(model.with_name(model.name + ".data"))
+    touched = touch_mappings(data)
     feeds = {
         value.name: _feed(value.type, _dimensions(value.shape, batch, context), value.name)
         for value in session.get_inputs()
@@ -132,12 +161,13 @@ def run_genai(folder: Path, batch: int, context: int) -> dict[str, Any]:
     total = min(context, config["context_length"])
     length = max(1, total - DECODE_STEPS)
     gc.collect()
-    peak = PeakRss()
+    onnx = folder / config["decoder"]["filename"]
+    data = onnx.with_name(onnx.name + ".data")
+    peak = PeakRss(data)
     start = time.perf_counter()
     model = og.Model(str(folder))
     load_seconds = time.perf_counter() - start
-    onnx = folder / config["decoder"]["filename"]
-    touched = touch_mappings(onnx.with_name(onnx.name + ".data"))
+    touched = touch_mappings(data)
     parameters = og.GeneratorParams(model)
     # min_length: a random prompt may end early, and then nothing would be decoded.
     parameters.set_search_options(max_length=total, min_length=total, batch_size=batch)
@@ -156,6 +186,7 @@ def _result(peak: PeakRss, load_seconds: float, touched: int, engine: str) -> di
         "before_bytes": peak.before_bytes,
         "load_seconds": load_seconds,
         "touched_bytes": touched,
+        "added_bytes": peak.added(),
         "engine": engine,
         "method": peak.method,
     }

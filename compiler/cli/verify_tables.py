@@ -112,9 +112,11 @@ def _memory(memory: MemoryCheck) -> str:
     budget = "no budget given"
     if memory.budget_bytes is not None:
         budget = f"of {format_size(memory.budget_bytes)}"
+    parts = ", ".join(f"{kind} {format_size(size)}" for kind, size in memory.added_bytes.items())
     return (
         f"session memory: measured {format_size(memory.measured_bytes)}, predicted "
-        f"{format_size(memory.predicted_bytes)}, {budget} {_mark(memory.passed)}"
+        f"{format_size(memory.predicted_bytes)}, {budget} {_mark(memory.passed)}\n"
+        f"  of which after the last run: {parts}"
     )
 
 
