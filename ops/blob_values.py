@@ -135,6 +135,7 @@ def group_width(k: int, group: int) -> int:
     return min(group, k)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of what stands beside a scale of 0, which is 0
 def _in_steps(
     matrix: Matrix, rows: Rows, exponent: int, kind: Kind, steps: int
 ) -> tuple[Any, Floats]:
