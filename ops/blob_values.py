@@ -135,7 +135,6 @@ def group_width(k: int, group: int) -> int:
     return min(group, k)
 
 
-@np.errstate(over="ignore", invalid="ignore")  # of what stands beside a scale of 0, which is 0
 def _in_steps(
     matrix: Matrix, rows: Rows, exponent: int, kind: Kind, steps: int
 ) -> tuple[Any, Floats]:
@@ -146,7 +145,8 @@ def _in_steps(
     lift = -exponent if exponent < -60 else 0  # else 1 / scale would overflow
     padded = np.zeros((count, groups * width), np.float32)
     padded[:, :k] = values
-    times_power_of_two(padded, lift)
+    with np.errstate(over="ignore"):  # of values beside a scale of 0
+        times_power_of_two(padded, lift)
     by_group = padded.reshape(count, groups, width)
     if matrix.scales is None:
         peak = np.maximum(by_group.max(axis=2), -by_group.min(axis=2))
@@ -158,8 +158,9 @@ def _in_steps(
     # The scale as the reader will see it; 0 stands for a group whose values all round to 0.
     scale = scales.astype(np.float64) * 2.0 ** (exponent + lift)
     inverse = np.divide(steps, scale, out=np.zeros_like(scale), where=scale != 0)
-    by_group *= inverse.astype(np.float32)[:, :, None]
-    by_group[scale == 0] = 0  # lifted to infinity, values would be no numbers
+    with np.errstate(invalid="ignore"):
+        by_group *= inverse.astype(np.float32)[:, :, None]
+    by_group[scale == 0] = 0  # lifted to infinity, values were no numbers
     return scales, padded
 
 

@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 import slc.ops as slc_ops
 from slc.compiler import export
 from slc.compiler.artifact import elf
+from slc.compiler.budget.sizes import format_size
 
 
 def slc(*arguments: object, **kwargs: object) -> subprocess.CompletedProcess[str]:
@@ -72,7 +73,11 @@ def artifact(model: Path) -> Path:
 def test_export_then_verify(artifact: Path) -> None:
     done = slc("verify", artifact, "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["passed"] is True
+    report = json.loads(done.stdout)
+    assert report["passed"] is True
+    (line,) = [line for line in done.stderr.splitlines() if "of which after the last run" in line]
+    for kind, size in report["memory"]["added_bytes"].items():
+        assert f"{kind} {format_size(size)}" in line
 
 
 def test_help_names_every_command() -> None:

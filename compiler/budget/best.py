@@ -78,9 +78,9 @@ class Chooser:
           time_us: of one Linear with a Choice, where time is to be bounded.
         """
         self._linears, self._predict = list(linears), predict
-        # A dense weight is a transient while loading, an adapter's sum a buffer, and one operator
-        # of ours makes the arena waste more: what those cost beside their bytes may buy more than
-        # they do, and no option's row says so.
+        # A dense weight is a transient while loading, an adapter's sum a buffer, and operators of
+        # ours share scratch: what those cost beside their bytes may buy more than they do, and no
+        # option's row says so.
         wanted = [
             _any,
             _without_f32,

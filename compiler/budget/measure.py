@@ -33,7 +33,8 @@ class Measurement:
       load_seconds: making the session.
       touched_bytes: of the weight file's mapping.
       added_bytes: what was resident at the end and not before, as "weights" (the mapped file),
-        "code" (pages of libraries that ran for the first time) and "anonymous" (all else).
+        "code" (pages of libraries that ran for the first time) and "anonymous" (all else, with
+        weights that onnxruntime packed again).
       engine: "onnxruntime" or "onnxruntime-genai".
       method: how the peak was read.
     """

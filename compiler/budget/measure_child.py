@@ -60,9 +60,12 @@ class PeakRss:
         return max(now, status_bytes("VmHWM") if self.method == "VmHWM" else self._sampled)
 
     def added(self) -> dict[str, int]:
-        """What is resident now and was not at the start, by kind."""
+        """What is resident now and was not at the start, by kind; never below 0.
+
+        Pages of files that the kernel took back meanwhile are no gain of the session's.
+        """
         now = resident_by_kind(self._data)
-        return {kind: size - self._before[kind] for kind, size in now.items()}
+        return {kind: max(0, size - self._before[kind]) for kind, size in now.items()}
 
 
 def status_bytes(field: str) -> int:

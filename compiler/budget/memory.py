@@ -252,18 +252,26 @@ def other_weight_bytes(
     return sum(aligned(size) for size in _other_sizes(model, linears, choices))
 
 
-def page_end_bytes(model: ir.Model, linears: Sequence[Linear], choices: Sequence[Choice]) -> int:
+def page_end_bytes(
+    model: ir.Model, linears: Sequence[Linear], choices: Sequence[Choice],
+    extra_ranks: Mapping[str, int] | None = None,
+) -> int:  # fmt: skip
     """What mapping takes beyond the bytes that are mapped, on average a page for each tensor.
 
     onnxruntime maps tensors of the data file one by one: a page that two of them share is resident
     twice. Measured on MiniLM: 442 kB for 116 tensors, of which 60 are biases and norms.
     """
-    others = sum(size >= INLINE_BYTES for size in _other_sizes(model, linears, choices))
-    return PAGE_BYTES * (others + sum(_tensors(choice) for choice in choices))
+    extra = extra_ranks or {}
+    tensors = sum(size >= INLINE_BYTES for size in _other_sizes(model, linears, choices))
+    for choice in choices:
+        tensors += _tensors(choice)
+        apart = choice.adapter_type == "i8" or not choice.rank
+        tensors += 2 if apart and extra.get(choice.linear) else 0
+    return PAGE_BYTES * tensors
 
 
 def _tensors(choice: Choice) -> int:
-    """How many tensors of the data file a Choice becomes."""
+    """How many tensors of the data file a Choice becomes, without task adapters."""
     if choice.shared_with:
         return 0
     factors = 2 if choice.rank else 0
@@ -287,8 +295,9 @@ def _other_sizes(
 
 
 def resident_bytes(linear: Linear, choice: Choice, *, avx2: bool = False) -> int:
-    """What a Choice adds to a session: its part of the data file and onnxruntime's own copies."""
-    return choice.weight_bytes + _resident_extra(linear, choice, avx2)
+    """What a Choice adds to a session: its pages of the data file and onnxruntime's own copies."""
+    pages = PAGE_BYTES * _tensors(choice)
+    return choice.weight_bytes + pages + _resident_extra(linear, choice, avx2)
 
 
 def without_avx512(target: Target) -> bool:

@@ -77,7 +77,7 @@ def print_plan(console: Console, plan: Plan, target: Target) -> None:
 
 def _print_notes(console: Console, notes: Iterable[str]) -> None:
     for note in notes:
-        console.print(f"note: {note}", soft_wrap=True, markup=False)
+        console.print(f"note: {note}", soft_wrap=True, markup=False, emoji=False)
 
 
 def _speed(speed: CostPlan) -> Table:

@@ -14,6 +14,7 @@ from budget.models import mlp, table_source
 
 from slc.compiler import export
 from slc.compiler.artifact.manifest import read_manifest
+from slc.compiler.artifact.writer import PAGE_BYTES
 from slc.compiler.budget.encodings import dense_choice
 from slc.compiler.budget.measure import Measurement, measure_session
 from slc.compiler.budget.memory import (
@@ -101,7 +102,11 @@ def test_sessions_agree_with_each_other(tmp_path: Path) -> None:
     print(f"sessions: {[round(peak / 1e6, 2) for peak in peaks]}, predicted {predicted / 1e6:.2f}")
     assert max(peaks) - min(peaks) <= 400_000  # 0.13 MB was seen; with such scratch 1.9
     assert max(peaks) <= predicted
+    lines = {line["what"]: line["bytes"] for line in read_manifest(out)["memory"]["lines"]}
+    mapped = lines["weights of Linears"] + lines["other weights"] + lines["page ends"]
     for one in measured:
+        # Each of 31 blobs and 31 biases ends anywhere in a page.
+        assert abs(one.touched_bytes - mapped) <= 62 * PAGE_BYTES // 2
         assert one.added_bytes["weights"] == one.touched_bytes
         assert one.added_bytes["code"] > 1_000_000
         # Nothing large is given back after the last run; the kernel counts in batches of pages.
