@@ -27,19 +27,13 @@ Array = npt.NDArray[Any]
 
 
 class PeakRss:
-    """The most memory that was resident at once since the object was made, and what it is.
+    """The most memory that was resident at once since the object was made.
 
     Linux's own high-water mark where it can be reset, else a thread that samples every 5 ms.
     """
 
-    def __init__(self, data: Path) -> None:
-        """Starts counting.
-
-        Args:
-          data: the file of the weights, to tell them from code.
-        """
-        self._data = data
-        self._before = resident_by_kind(data)
+    def __init__(self) -> None:
+        """Starts counting."""
         self.before_bytes = status_bytes("VmRSS")
         try:
             Path("/proc/self/clear_refs").write_text("5")
@@ -58,14 +52,6 @@ class PeakRss:
         """Peak since the start, in bytes."""
         now = status_bytes("VmRSS")
         return max(now, status_bytes("VmHWM") if self.method == "VmHWM" else self._sampled)
-
-    def added(self) -> dict[str, int]:
-        """What is resident now and was not at the start, by kind; never below 0.
-
-        Pages of files that the kernel took back meanwhile are no gain of the session's.
-        """
-        now = resident_by_kind(self._data)
-        return {kind: max(0, size - self._before[kind]) for kind, size in now.items()}
 
 
 def status_bytes(field: str) -> int:
@@ -89,6 +75,15 @@ def resident_by_kind(data: Path) -> dict[str, int]:
             elif fields[0] == "Rss:":
                 found[kind] += int(fields[1]) * 1024
     return found
+
+
+def added_since(before: dict[str, int], data: Path) -> dict[str, int]:
+    """What is resident now and was not in an earlier `resident_by_kind`; never below 0.
+
+    Pages of files that the kernel took back meanwhile are no gain of the session's.
+    """
+    now = resident_by_kind(data)
+    return {kind: max(0, size - before[kind]) for kind, size in now.items()}
 
 
 def touch_mappings(path: Path) -> int:
@@ -141,7 +136,8 @@ def run_onnx(model: Path, library: str | None, batch: int, context: int) -> dict
         options.register_custom_ops_library(library)
     gc.collect()
     data = model.with_name(model.name + ".data")
-    peak = PeakRss(data)
+    before = resident_by_kind(data)
+    peak = PeakRss()
     start = time.perf_counter()
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     load_seconds = time.perf_counter() - start
@@ -153,7 +149,7 @@ def run_onnx(model: Path, library: str | None, batch: int, context: int) -> dict
     # Twice: onnxruntime plans its memory by what it saw in the first run of a shape.
     for _ in range(2):
         session.run(None, feeds)
-    return _result(peak, load_seconds, touched, "onnxruntime")
+    return _result(peak, load_seconds, touched, added_since(before, data), "onnxruntime")
 
 
 def run_genai(folder: Path, batch: int, context: int) -> dict[str, Any]:
@@ -166,7 +162,8 @@ def run_genai(folder: Path, batch: int, context: int) -> dict[str, Any]:
     gc.collect()
     onnx = folder / config["decoder"]["filename"]
     data = onnx.with_name(onnx.name + ".data")
-    peak = PeakRss(data)
+    before = resident_by_kind(data)
+    peak = PeakRss()
     start = time.perf_counter()
     model = og.Model(str(folder))
     load_seconds = time.perf_counter() - start
@@ -180,16 +177,18 @@ def run_genai(folder: Path, batch: int, context: int) -> dict[str, Any]:
     generator.append_tokens(np.tile(row.astype(np.int32), (batch, 1)))
     for _ in range(total - length):
         generator.generate_next_token()
-    return _result(peak, load_seconds, touched, "onnxruntime-genai")
+    return _result(peak, load_seconds, touched, added_since(before, data), "onnxruntime-genai")
 
 
-def _result(peak: PeakRss, load_seconds: float, touched: int, engine: str) -> dict[str, Any]:
+def _result(
+    peak: PeakRss, load_seconds: float, touched: int, added: dict[str, int], engine: str
+) -> dict[str, Any]:
     return {
         "peak_bytes": peak.bytes() - peak.before_bytes,
         "before_bytes": peak.before_bytes,
         "load_seconds": load_seconds,
         "touched_bytes": touched,
-        "added_bytes": peak.added(),
+        "added_bytes": added,
         "engine": engine,
         "method": peak.method,
     }
