@@ -20,7 +20,7 @@ from slc.compiler.budget.encodings import (
     nbits_choice,
     sparse_choice,
 )
-from slc.compiler.budget.memory import resident_bytes, without_avx512
+from slc.compiler.budget.memory import resident_bytes
 from slc.compiler.budget.menu_errors import choice_error
 from slc.compiler.linear import Linear
 from slc.compiler.structure.dense_codes import BITS_OF
@@ -125,10 +125,7 @@ class Offer:
                 # The graph reads one constant twice; the memory model counts it with the table.
                 shared = dataclasses.replace(dense_choice(head, str(choice.reason)), weight_bytes=0)
             choices.append(shared)
-        avx2 = without_avx512(self._target)
-        size = sum(
-            resident_bytes(li, ch, avx2=avx2) for li, ch in zip(linears, choices, strict=True)
-        )
+        size = sum(resident_bytes(li, ch) for li, ch in zip(linears, choices, strict=True))
         return Candidate(tuple(choices), error, size)
 
     def _choice(self, linear: Linear, option: MenuOption, head: Linear | None) -> Choice | None:

@@ -19,8 +19,6 @@ from slc.targets.target import version_tuple
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from slc.targets import Target
-
 # Measured with onnxruntime 1.32, two threads: code pages that run for the first time, session and
 # thread pool. Sessions of MiniLM take 11.3 MB (10.4 for a graph of one Add) wherever they run on
 # one machine, within 0.1 MB; two machines were seen to differ by 0.5. Through onnxruntime-genai the
@@ -38,11 +36,13 @@ DELTA_ROWS = 16  # the GEMM of delta blobs copies X into tiles of so many rows
 # That of bitmaps copies X into blocks of so many columns, zero-padded to a mask word.
 PACK_COLUMNS = 256
 MASK_COLUMNS = 64
-# What MatMulNBits keeps for each group beside the codes, measured at groups of 32, 64 and 128. With
-# AVX2 two f32; with AVX-512 three, and of 8 bits four were seen, which is taken wherever nothing
-# was measured.
-GROUP_BYTES = {"int4": 12, "int8": 16}
-AVX2_GROUP_BYTES = 8
+# What MatMulNBits keeps beside its codes, measured with AVX2 and AVX-512 at groups of 32, 64 and
+# 128, on 1 to 36 matrices of 384 x 1536 to 4096 x 4096: two f32 for each group, and some pages of
+# each operator. The arena holds a third f32 for each group of the matrix that is being packed.
+NBITS = ("int4", "int8")
+GROUP_BYTES = 8
+PACKING_GROUP_BYTES = 4
+PACKED_NODE_BYTES = 16_000
 # The driver's and onnxruntime's own, beside the model's; not measured.
 CUDA_CONTEXT_BYTES = 450_000_000
 # GroupQueryAttention of 1.29 and 1.32 never holds all scores at once; 1.23.2 and 1.26.0 do.
@@ -89,7 +89,6 @@ class Workload:
       context: tokens of each, prompt and answer.
       genai_config: of a decoder that runs in onnxruntime-genai, else None.
       ort_min: the oldest onnxruntime that may run it.
-      avx2: it runs on x86-64 without AVX-512.
       cuda: it runs on the CUDA provider; the graph is in f16.
     """
 
@@ -97,7 +96,6 @@ class Workload:
     context: int
     genai_config: Mapping[str, Any] | None = None
     ort_min: str = "1.17"
-    avx2: bool = False
     cuda: bool = False
 
 
@@ -120,22 +118,21 @@ def predict(
       shapes: of `workload_shapes`, for whoever predicts many choices of one model.
     """
     chosen = sum(choice.weight_bytes for choice in choices)
-    prepacked = sum(
-        _resident_extra(li, ch, workload.avx2) for li, ch in zip(linears, choices, strict=True)
-    )
-    transient = max(
-        (_load_transient(li, ch) for li, ch in zip(linears, choices, strict=True)), default=0
-    )
+    stored = list(zip(linears, choices, strict=True))
+    prepacked = sum(_resident_extra(li, ch) for li, ch in stored)
+    transient = max((_load_transient(li, ch) for li, ch in stored), default=0)
+    scales = max((_groups(li, ch) for li, ch in stored), default=0) * PACKING_GROUP_BYTES
     runs = run_lines(model, linears, choices, workload, extra_ranks, shapes)
     # While the session is made nothing runs and no mapped page but those it packs is touched.
     others = other_weight_bytes(model, linears, choices)
     packed = sum(
-        choice.weight_bytes
-        for linear, choice in zip(linears, choices, strict=True)
-        if _load_transient(linear, choice)
+        choice.weight_bytes for linear, choice in stored if _load_transient(linear, choice)
     )
     untouched = chosen - packed + others
     spare = max(0, transient - untouched - sum(line.bytes for line in runs))
+    # What the arena took to pack scales, activations lie in later.
+    activations = sum(line.bytes for line in runs if line.name == "activations")
+    spare = max(spare, scales - activations)
     runtime = runtime_line(model, choices, workload)
     scratch = scratch_bytes(linears, choices, workload)
     context = [CUDA_LINE] if workload.cuda else []
@@ -276,7 +273,7 @@ def _tensors(choice: Choice) -> int:
         return 0
     factors = 2 if choice.rank else 0
     scales = factors if choice.adapter_type == "i8" else 0
-    return factors + scales + (2 if choice.encoding in GROUP_BYTES else 1)
+    return factors + scales + (2 if choice.encoding in NBITS else 1)
 
 
 def _other_sizes(
@@ -294,18 +291,13 @@ def _other_sizes(
             yield value.const_value.nbytes
 
 
-def resident_bytes(linear: Linear, choice: Choice, *, avx2: bool = False) -> int:
+def resident_bytes(linear: Linear, choice: Choice) -> int:
     """What a Choice adds to a session: its pages of the data file and onnxruntime's own copies."""
     pages = PAGE_BYTES * _tensors(choice)
-    return choice.weight_bytes + pages + _resident_extra(linear, choice, avx2)
+    return choice.weight_bytes + pages + _resident_extra(linear, choice)
 
 
-def without_avx512(target: Target) -> bool:
-    """Whether it is known to be an x86-64 without AVX-512."""
-    return target.arch == "x86_64" and not any(isa.startswith("avx512") for isa in target.isa)
-
-
-def _resident_extra(linear: Linear, choice: Choice, avx2: bool) -> int:
+def _resident_extra(linear: Linear, choice: Choice) -> int:
     """Anonymous memory that onnxruntime keeps beside the mapped file, measured.
 
     MatMulNBits at level 4 packs Q again, with f32 scales and sums of every group beside it; untied,
@@ -314,25 +306,26 @@ def _resident_extra(linear: Linear, choice: Choice, avx2: bool) -> int:
     """
     if choice.encoding == "dense" and linear.kind == "embedding" and linear.transposed:
         return linear.itemsize * linear.numel
-    if not _packed_by_runtime(linear, choice):
+    groups = _groups(linear, choice)
+    if not groups:
         return 0
-    groups = linear.N * -(-linear.K // choice.group)
-    extra = (AVX2_GROUP_BYTES if avx2 else GROUP_BYTES[choice.encoding]) * groups
+    extra = GROUP_BYTES * groups + PACKED_NODE_BYTES
     return extra + _code_bytes(choice, groups) if choice.shared_with else extra
 
 
 def _load_transient(linear: Linear, choice: Choice) -> int:
-    if _packed_by_runtime(linear, choice):
-        return _code_bytes(choice, linear.N * -(-linear.K // choice.group))
+    if groups := _groups(linear, choice):
+        return _code_bytes(choice, groups)
     packed = linear.itemsize == 4  # on a CPU
     dense = choice.encoding == "dense" and linear.kind != "embedding"
     return 4 * linear.numel if dense and packed else 0
 
 
-def _packed_by_runtime(linear: Linear, choice: Choice) -> bool:
-    """Whether onnxruntime packs the codes again when it makes the session."""
-    nbits = choice.encoding in GROUP_BYTES and linear.kind != "embedding"
-    return nbits and choice.accuracy_level == INT8_LEVEL
+def _groups(linear: Linear, choice: Choice) -> int:
+    """Of codes that onnxruntime packs again when it makes the session; else 0."""
+    nbits = choice.encoding in NBITS and linear.kind != "embedding"
+    packed = nbits and choice.accuracy_level == INT8_LEVEL
+    return linear.N * -(-linear.K // choice.group) if packed else 0
 
 
 def _code_bytes(choice: Choice, groups: int) -> int:

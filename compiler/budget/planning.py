@@ -22,7 +22,7 @@ from slc.compiler.budget.encodings import (
     blob_layout,
     dense_choice,
 )
-from slc.compiler.budget.memory import MemoryPlan, Workload, without_avx512
+from slc.compiler.budget.memory import MemoryPlan, Workload
 from slc.compiler.budget.menu_errors import choice_error
 from slc.compiler.budget.notes import plan_notes
 from slc.compiler.budget.options import (
@@ -146,14 +146,8 @@ def _plan(
         check_level(options)
     context = chosen_context(source, options)
     source = _fitted(source, context, options.logits, half=target.provider == "cuda")
-    workload = Workload(
-        options.batch,
-        context,
-        source.genai_config,
-        target.ort_min,
-        without_avx512(target),
-        target.provider == "cuda",
-    )
+    cuda = target.provider == "cuda"
+    workload = Workload(options.batch, context, source.genai_config, target.ort_min, cuda)
     storage = Storage(
         _VALUES.get(options.values, "f16"), options.group, blob_layout(target),
         chosen_level(options), chosen_adapter_type(options),
