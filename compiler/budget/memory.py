@@ -154,7 +154,11 @@ def predict(
                 "pre-packing", prepacked, "onnxruntime's own copies of 8-bit and dense weights"
             ),
             *runs,
-            MemoryLine("loading", spare, "the largest packed weight twice, beside the others"),
+            MemoryLine(
+                "loading",
+                spare,
+                "the largest packed weight twice, or its scales, beside the others",
+            ),
             MemoryLine("operator scratch", scratch, "the largest X that our GEMM packs"),
             runtime,
             *context,

@@ -113,6 +113,24 @@ def test_sessions_agree_with_each_other(tmp_path: Path) -> None:
         assert abs(sum(one.added_bytes.values()) - one.peak_bytes) <= 1_000_000
 
 
+@pytest.mark.parametrize("allocation", ["dense_int4", "dense_int8"])
+def test_what_matmulnbits_packs_is_counted(tmp_path: Path, allocation: str) -> None:
+    ir.save(mlp((2048,) * 9).graph, tmp_path / "mlp.onnx")
+    out = export(
+        tmp_path / "mlp.onnx", tmp_path / "out", allocation=allocation, mem="100MB", context=4,
+        calibrate="none",
+    )  # fmt: skip
+    manifest = read_manifest(out)
+    choices = [linear["choice"] for linear in manifest["linears"]]
+    assert {(c["encoding"], c["accuracy_level"]) for c in choices} == {(allocation[6:], 4)}
+    peak, predicted = measure_session(out, context=4).peak_bytes, manifest["memory"]
+    groups = sum(2048 * 2048 // c["group"] for c in choices)
+    print(f"{allocation}: measured {peak / 1e6:.2f} MB, predicted {predicted['predicted_bytes']}")
+    # What is reckoned for any session has 2.5 MB to spare, for code of other machines.
+    assert 0 <= predicted["predicted_bytes"] - peak <= 3_000_000
+    assert 4 * groups > 1_000_000  # an f32 more in each group would show
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("context", [400])
 def test_a_decoder_in_genai_adds_what_is_predicted(
