@@ -272,12 +272,18 @@ def page_end_bytes(
 
 
 def _tensors(choice: Choice) -> int:
-    """How many tensors of the data file a Choice becomes, without task adapters."""
+    """How many tensors of the data file a Choice becomes, without task adapters.
+
+    Scales of an A of few rows lie in model.onnx; those of B, one for each of N rows, do not.
+    """
     if choice.shared_with:
         return 0
-    factors = 2 if choice.rank else 0
-    scales = factors if choice.adapter_type == "i8" else 0
-    return factors + scales + (2 if choice.encoding in NBITS else 1)
+    tensors = 2 if choice.encoding in NBITS else 1
+    if choice.rank:
+        tensors += 2
+        if choice.adapter_type == "i8":
+            tensors += 2 if 4 * choice.rank >= INLINE_BYTES else 1
+    return tensors
 
 
 def _other_sizes(
