@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 # Measured with onnxruntime 1.32, two threads: code pages that run for the first time, session and
-# thread pool. Sessions of MiniLM take 11.3 MB (10.4 for a graph of one Add) wherever they run on
-# one machine, within 0.1 MB; two machines were seen to differ by 0.5. Through onnxruntime-genai the
-# library itself is first paged in when the model is made: 29 to 31.2 MB on three Llamas.
+# thread pool. Sessions of MiniLM take 11.3 MB (10.4 for a graph of one Add), within 0.1 MB from run
+# to run; another machine took 0.5 more, sessions beside the test suite up to 2.8 less. Through
+# onnxruntime-genai the library itself is first paged in when the model is made: 29 to 31.2 MB on
+# three Llamas.
 RUNTIME_BYTES = 12_700_000
 GENAI_RUNTIME_BYTES = 32_300_000
 # Graph, kernels and execution plan, per node: MiniLM's 288 nodes and a Llama's 500 agree on it.
@@ -147,7 +148,7 @@ def predict(
             ),
             MemoryLine(
                 "page ends",
-                page_end_bytes(model, linears, choices),
+                page_end_bytes(model, linears, choices, extra_ranks),
                 "each tensor is mapped by itself and shares its last page with nobody",
             ),
             MemoryLine(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from budget.models import mlp, table_source
 
+from slc.compiler.artifact.writer import PAGE_BYTES
 from slc.compiler.budget import BudgetOptions, plan, to_json
 from slc.compiler.budget.memory import RUNTIME_BYTES
 from slc.compiler.budget.sizes import parse_size
@@ -204,3 +205,14 @@ def test_json_is_json(source: Source) -> None:
     document = json.loads(json.dumps(to_json(result)))
     assert document["memory"]["total_bytes"] == result.memory.total_bytes
     assert len(document["choices"]) == 3
+
+
+def test_task_adapters_have_pages_of_their_own(source: Source) -> None:
+    """A static adapter joins an f16 residual adapter; else its A and B are two tensors more."""
+    extra = {linear.name: 8 for linear in source.linears}
+    for rank, kind, more in [(0, "f16", 2), (4, "f16", 0), (4, "i8", 2)]:
+        options = BudgetOptions(density=0.3, rank=rank, adapter_values=kind, context=8)
+        with_tasks = dataclasses.replace(options, extra_adapter_ranks=extra)
+        bare, both = (plan(source, TARGET, one).memory for one in (options, with_tasks))
+        added = both.bytes_of("page ends") - bare.bytes_of("page ends")
+        assert added == more * PAGE_BYTES * len(extra)
