@@ -28,10 +28,12 @@ from slc.compiler.errors import ArtifactError
 
 SAMPLE_EVERY = 16  # requests between looks at the resident memory
 THIRD_MIN = 5  # samples of which a median means something
-# A leak of one small object a request is what should be seen; below a megabyte the allocator's own
-# coming and going hides it.
+# A leak of one small object a request is what should be seen, in a run that is long enough: below
+# some megabytes the allocator's own coming and going hides it. The dense graph of all-MiniLM-L6-v2
+# in plain onnxruntime grew by 1.8 MB over a third of 16 000 requests from 8 threads, our artifact
+# of it by 1.4, and by 1.4 again over a third of 60 000.
 LEAK_BYTES = 64
-NOISE_BYTES = 1 << 20
+NOISE_BYTES = 3 << 20
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,7 +30,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import load_file, save_file
 
-from examples.serve_stress import LEAK_BYTES, NOISE_BYTES, growth, resident_bytes
+from examples.serve_stress import LEAK_BYTES, growth, resident_bytes
 from slc.compiler import add_adapters, export, list_adapters, verify
 from slc.compiler.artifact import sessions
 from slc.compiler.artifact.artifact import Artifact
@@ -296,9 +296,9 @@ REQUESTS, THREADS, SAMPLE_EVERY, LOAD_EVERY = 1000, 2, 8, 8
 def test_a_thousand_switches_from_two_threads(sparse: Path) -> None:
     """Every answer is, to the bit, the one that a lone thread gets, which is right; memory is flat.
 
-    Allowed is what examples/serve_stress.py allows: a megabyte of the allocator's coming and going,
-    and 64 bytes a request. One copy of the smaller adapter kept by every request that has one
-    would be three times that.
+    Allowed is a megabyte of the allocator's coming and going (examples/serve_stress.py allows eight
+    threads three) and 64 bytes a request. One copy of the smaller adapter kept by every request
+    that has one would be three times that.
     """
     session, files = open_session(sparse), loaded(sparse)
     wanted = {names: run(session, [files[name] for name in names]) for names in CASES}
@@ -336,7 +336,7 @@ def test_a_thousand_switches_from_two_threads(sparse: Path) -> None:
         thread.join()
     assert problems == []
     assert sum(switches) == REQUESTS
-    allowed = NOISE_BYTES + LEAK_BYTES * REQUESTS // 3
+    allowed = (1 << 20) + LEAK_BYTES * REQUESTS // 3
     smallest = min(entry["bytes"] for entry in list_adapters(sparse))
     assert smallest * 3 / 4 * REQUESTS / 3 > 2.5 * allowed  # such a leak would be seen
     grown = growth(resident)
