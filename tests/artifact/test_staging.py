@@ -237,7 +237,7 @@ def test_names_with_pattern_characters(tmp_path: Path) -> None:
 
 
 def test_time_of_an_empty_export(tmp_path: Path) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with staged(tmp_path / "out", force=False):
         pass
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
