@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -81,13 +82,15 @@ class Chooser:
         # A dense weight is a transient while loading, an adapter's sum a buffer, and operators of
         # ours share scratch: what those cost beside their bytes may buy more than they do, and no
         # option's row says so.
-        wanted = [
+        needs = sorted({c.scratch_bytes for item in items for c in item.candidates})
+        wanted: list[Callable[[Candidate], bool]] = [
             _any,
             _without_f32,
             lambda c: _without_f32(c) and _without_adapter(c),
             _without_ours,
             lambda c: _without_f32(c) and _without_ours(c),
             lambda c: _without_f32(c) and _without_ours(c) and _without_adapter(c),
+            *(partial(_within_scratch, most) for most in needs[:-1]),
         ]
         tables = [_table(items, time_us, may) for may in wanted]
         self._modes = [one for i, one in enumerate(tables) if one not in tables[:i]]
@@ -113,18 +116,51 @@ class Chooser:
                 found.append(one)
         if not found:
             return None
-        nearest = min(found, key=lambda one: (one.best.error, one.best.session_bytes))
-        best = self._exact(nearest, allowed, max_us)
+        found.sort(key=lambda one: (one.best.error, one.best.session_bytes))
+        best, closed = found[0].best, list[_Table]()
+        for one in found:  # of each mode the best, where it may hold a better one
+            if one.best.bound < best.error and one.offered not in closed:
+                best = min(best, self._exact(one, allowed, max_us), key=lambda b: b.error)
+                closed.append(one.offered)
         return dataclasses.replace(best, bound=min(best.error, bound))
 
     def _bound(self, allowed: int, max_us: float) -> float:
         """No choice that fits has less: of all candidates, with the most that weights ever get.
 
-        What a session takes beside them is least for the smallest choice of some mode.
+        What a session takes beside them is least for the smallest choice of some mode, but for the
+        scratch that operators share: a choice that takes so much of it has no candidate that needs
+        more, and that much less for its weights.
         """
-        beside = min(self._beside(smallest(offered.items)) for offered in self._modes)
-        solution = solve(self._modes[0].options, allowed - beside, max_us)
-        return 0.0 if solution is None else solution.bound
+        table = self._modes[0]
+        # The margin is on all of it and rounded once: a byte either way.
+        beside = self._least_beside(allowed) - 1
+        needs = [np.array([c.scratch_bytes for c in item.candidates]) for item in table.items]
+        cases = []
+        for most in np.unique(np.concatenate(needs)).tolist():
+            kept = [np.flatnonzero(need <= most) for need in needs]
+            if all(map(len, kept)):
+                options = [one.some(of) for one, of in zip(table.options, kept, strict=True)]
+                size = allowed - beside - most
+                cases.append((_least(options, size, max_us, exact=False), options, size))
+        if not cases:
+            return 0.0
+        cases.sort(key=lambda case: case[0])
+        first, options, size = cases[0]
+        # The loosest decides; the next one is as far as closing it can help.
+        limit = cases[1][0] if len(cases) > 1 else np.inf
+        return max(first, min(limit, _least(options, size, max_us, exact=True)))
+
+    def _least_beside(self, allowed: int) -> int:
+        """What a session that fits takes at least beside weights and scratch.
+
+        A mode whose smallest choice does not fit has none that does.
+        """
+        chosen = [smallest(offered.items) for offered in self._modes]
+        fitting = [some for some in chosen if self._total(some) <= allowed]
+        return min(
+            self._beside(some) - max(candidate.scratch_bytes for candidate in some)
+            for some in fitting or chosen
+        )
 
     def _exact(self, found: _Found, allowed: int, max_us: float) -> Best:
         """The best choice for the bytes that `found` left to the weights, if that fits as well."""
@@ -149,7 +185,9 @@ class Chooser:
     def _within(self, offered: _Table, allowed: int, max_us: float) -> Iterator[_Found]:
         """Solutions that fit, the weights' budget closed in on from what the last one left."""
         chosen = smallest(offered.items)
-        size = allowed - self._beside(chosen)
+        # As if a candidate that needs the most scratch were among them: where one is, that is it.
+        most = max(c.scratch_bytes for item in offered.items for c in item.candidates)
+        size = allowed - self._beside(chosen) - most + max(c.scratch_bytes for c in chosen)
         low, high, bound = 0, allowed + 1, np.inf
         for _ in range(_ROUNDS):
             solution = solve(offered.options, size, max_us, exact=False)
@@ -181,6 +219,14 @@ class Chooser:
         return self._predict(self._choices(chosen))
 
 
+def _least(options: list[Options], size: int, max_us: float, *, exact: bool) -> float:
+    """No choice of these options within both budgets has less; infinite where there is none."""
+    solution = solve(options, size, max_us, exact=exact)
+    if solution is not None:
+        return solution.bound
+    return np.inf if np.isinf(max_us) else 0.0  # of two budgets none is known
+
+
 def _table(
     items: Sequence[Item], time_us: Callable[[Linear, Choice], float] | None,
     may: Callable[[Candidate], bool],
@@ -208,6 +254,10 @@ def _without_f32(candidate: Candidate) -> bool:
 
 def _without_ours(candidate: Candidate) -> bool:
     return not any(choice.packed for choice in candidate.choices)
+
+
+def _within_scratch(most: int, candidate: Candidate) -> bool:
+    return candidate.scratch_bytes <= most
 
 
 def _without_adapter(candidate: Candidate) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import onnx_ir as ir
@@ -45,11 +45,14 @@ class Candidate:
       error: that it adds to the model's output (sensitivity.py says in which unit).
       resident_bytes: that it adds to the session: its part of the data file and what onnxruntime
         keeps beside that.
+      scratch_bytes: that its operators need and share with all others: a session holds the most
+        that any candidate does.
     """
 
     choices: tuple[Choice, ...]
     error: float
     resident_bytes: int
+    scratch_bytes: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +69,7 @@ class Offer:
     def __init__(
         self, source: Source, target: Target, menu: Prices, storage: Storage,
         extra_ranks: Mapping[str, int], tied: Mapping[str, str],
+        scratch: Callable[[Linear, Choice], int] | None = None,
     ) -> None:  # fmt: skip
         """Keeps what all Linears share.
 
@@ -76,7 +80,9 @@ class Offer:
           storage: layout of packed blobs and the accuracy level of integer values.
           extra_ranks: of task adapters, by Linear name.
           tied: lm_head -> embedding, where both hold the same weight.
+          scratch: bytes that one Linear's operators share with others, margin included; None: none.
         """
+        self._scratch = scratch
         self._source, self._menu, self._storage = source, menu, storage
         self._extra, self._tied = extra_ranks, tied
         self._target = target
@@ -126,7 +132,10 @@ class Offer:
                 shared = dataclasses.replace(dense_choice(head, str(choice.reason)), weight_bytes=0)
             choices.append(shared)
         size = sum(resident_bytes(li, ch) for li, ch in zip(linears, choices, strict=True))
-        return Candidate(tuple(choices), error, size)
+        shared_bytes = 0
+        if self._scratch is not None:
+            shared_bytes = max(map(self._scratch, linears, choices))
+        return Candidate(tuple(choices), error, size, shared_bytes)
 
     def _choice(self, linear: Linear, option: MenuOption, head: Linear | None) -> Choice | None:
         """The Choice of an option; None where the target, the graph or the sizes forbid it."""

@@ -51,6 +51,11 @@ class Options:
     bytes: Ints
     time: Floats
 
+    def some(self, kept: Sequence[int] | Ints) -> Options:
+        """Those of these numbers, in this order."""
+        index = np.asarray(kept, np.int64)
+        return Options(self.error[index], self.bytes[index], self.time[index])
+
 
 @dataclasses.dataclass(frozen=True)
 class Solution:
@@ -135,7 +140,7 @@ def solve(
     if not items:
         return Solution(np.empty(0, np.int64), 0.0, 0.0, 0, 0.0)
     kept = [pareto(item, timed=bool(np.isfinite(max_time))) for item in items]
-    table = Table([_some(item, of) for item, of in zip(items, kept, strict=True)])
+    table = Table([item.some(of) for item, of in zip(items, kept, strict=True)])
     budget = _Budget(max_bytes, max_time)
     bound, starts = _dual(table, budget)
     repaired = (_repaired(table, start, budget) for start in starts)
@@ -175,10 +180,6 @@ class _Budget:
         if np.isfinite(self.time):
             over = over + np.maximum(0.0, time - self.time) / max(self.time, _TINY)
         return over
-
-
-def _some(item: Options, kept: Ints) -> Options:
-    return Options(item.error[kept], item.bytes[kept], item.time[kept])
 
 
 def _gap(error: float, bound: float) -> float:

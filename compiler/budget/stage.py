@@ -14,7 +14,14 @@ from slc.compiler.budget.choice import Choice
 from slc.compiler.budget.cost import CostModel, cost_model, decode_cost, not_modelled
 from slc.compiler.budget.cost_plan import CostPlan
 from slc.compiler.budget.encodings import FLOAT_LEVEL, INT8_LEVEL, Ceiling, SparseValues, Storage
-from slc.compiler.budget.memory import MemoryPlan, Workload, predict, workload_shapes
+from slc.compiler.budget.memory import (
+    MARGIN,
+    MemoryPlan,
+    Workload,
+    predict,
+    scratch_bytes,
+    workload_shapes,
+)
 from slc.compiler.budget.options import (
     DEFAULT_DENSITY,
     DEFAULT_RANK,
@@ -104,13 +111,16 @@ class Stage:
         offer = Offer(
             self._source, self._target, menu,
             dataclasses.replace(self._storage, accuracy_level=level),
-            self._options.extra_adapter_ranks, tied_heads(self._source.linears),
+            self._options.extra_adapter_ranks, tied_heads(self._source.linears), self._scratch,
         )  # fmt: skip
-
         return Chooser(
             self.linears, offer.items(), lambda c: self.predict(c).total_bytes,
             None if self._options.max_latency_ms is None else self.linear_us,
         )  # fmt: skip
+
+    def _scratch(self, linear: Linear, choice: Choice) -> int:
+        """What operators of ours share, as far as one Linear needs it."""
+        return round((1 + MARGIN) * scratch_bytes([linear], [choice], self._workload))
 
     def best(self, menu: Prices) -> Best:
         """The best Choices by the errors of `menu`.
