@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from slc.compiler.cli import options as opt
 from slc.compiler.cli.console import emit, people, progress_bar
+from slc.compiler.cli.milliseconds import METAVAR, milliseconds
 from slc.compiler.cli.tables import table
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ def command(
     max_p90: Annotated[
         float | None,
         typer.Option(
+            parser=milliseconds,
+            metavar=METAVAR,
             help="Gate C: milliseconds that 9 of 10 tokens (of other graphs: passes of --context) "
             "may take at most.",
             show_default=False,

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from slc.compiler.cli.milliseconds import METAVAR, milliseconds
+
 Model = Annotated[
     Path,
     typer.Argument(
@@ -56,6 +58,8 @@ Allocation = Annotated[
 MaxLatency = Annotated[
     float | None,
     typer.Option(
+        parser=milliseconds,
+        metavar=METAVAR,
         help="Milliseconds that a decoder may take for a token at half of the context, as "
         "predicted for the device.",
         show_default=False,
