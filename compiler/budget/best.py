@@ -136,7 +136,7 @@ class Chooser:
         beside = self._least_beside(allowed) - 1
         needs = [np.array([c.scratch_bytes for c in item.candidates]) for item in table.items]
         cases = []
-        for most in np.unique(np.concatenate(needs)).tolist():
+        for most in sorted({int(need) for row in needs for need in row}):
             kept = [np.flatnonzero(need <= most) for need in needs]
             if all(map(len, kept)):
                 options = [one.some(of) for one, of in zip(table.options, kept, strict=True)]
@@ -157,10 +157,7 @@ class Chooser:
         """
         chosen = [smallest(offered.items) for offered in self._modes]
         fitting = [some for some in chosen if self._total(some) <= allowed]
-        return min(
-            self._beside(some) - max(candidate.scratch_bytes for candidate in some)
-            for some in fitting or chosen
-        )
+        return min(self._beside(some) - _most_scratch(some) for some in fitting or chosen)
 
     def _exact(self, found: _Found, allowed: int, max_us: float) -> Best:
         """The best choice for the bytes that `found` left to the weights, if that fits as well."""
@@ -186,8 +183,8 @@ class Chooser:
         """Solutions that fit, the weights' budget closed in on from what the last one left."""
         chosen = smallest(offered.items)
         # As if a candidate that needs the most scratch were among them: where one is, that is it.
-        most = max(c.scratch_bytes for item in offered.items for c in item.candidates)
-        size = allowed - self._beside(chosen) - most + max(c.scratch_bytes for c in chosen)
+        most = _most_scratch([c for item in offered.items for c in item.candidates])
+        size = allowed - self._beside(chosen) - most + _most_scratch(chosen)
         low, high, bound = 0, allowed + 1, np.inf
         for _ in range(_ROUNDS):
             solution = solve(offered.options, size, max_us, exact=False)
@@ -254,6 +251,10 @@ def _without_f32(candidate: Candidate) -> bool:
 
 def _without_ours(candidate: Candidate) -> bool:
     return not any(choice.packed for choice in candidate.choices)
+
+
+def _most_scratch(candidates: Sequence[Candidate]) -> int:
+    return max((candidate.scratch_bytes for candidate in candidates), default=0)
 
 
 def _within_scratch(most: int, candidate: Candidate) -> bool:

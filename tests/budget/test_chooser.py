@@ -73,3 +73,12 @@ def test_nothing_fits() -> None:
     best = chooser.best(least)
     assert best is not None
     assert best.session_bytes == least
+
+
+def test_a_model_without_linears() -> None:
+    chooser = Chooser([], [], lambda choices: BESIDE)
+    best = chooser.best(BESIDE)
+    assert best is not None
+    assert (best.choices, best.error, best.bound) == ((), 0.0, 0.0)
+    assert chooser.best(BESIDE - 1) is None
+    assert chooser.smallest() == []
