@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
 
 from slc.compiler.budget.candidates import Candidate, Item, choices_in_order, smallest
 from slc.compiler.budget.choice import Choice
-from slc.compiler.budget.knapsack import Options, solve
+from slc.compiler.budget.knapsack import Options, pareto, solve
 from slc.compiler.linear import Linear
 
 _ROUNDS = 8
@@ -47,6 +47,11 @@ class _Table:
 
     items: tuple[Item, ...]
     options: list[Options] = dataclasses.field(compare=False)
+
+    @cached_property
+    def scratch_bytes(self) -> int:
+        """The most that any candidate needs."""
+        return _most_scratch([c for item in self.items for c in item.candidates])
 
     def chosen(self, picked: npt.NDArray[np.int64]) -> list[Candidate]:
         """The candidates of a solution."""
@@ -90,10 +95,13 @@ class Chooser:
             _without_ours,
             lambda c: _without_f32(c) and _without_ours(c),
             lambda c: _without_f32(c) and _without_ours(c) and _without_adapter(c),
-            *(partial(_within_scratch, most) for most in needs[:-1]),
         ]
         tables = [_table(items, time_us, may) for may in wanted]
-        self._modes = [one for i, one in enumerate(tables) if one not in tables[:i]]
+        by_scratch = [_table(items, time_us, partial(_within_scratch, most)) for most in needs[:-1]]
+        self._modes = [one for i, one in enumerate(tables) if one not in tables[:i]] + by_scratch
+        # Of those that need at most so much: where that is less than any, all candidates.
+        levels = zip(needs, (*by_scratch, tables[0]), strict=True) if needs else ()
+        self._levels = [(most, one) for most, one in levels if one.scratch_bytes <= most]
 
     def smallest(self) -> list[Choice]:
         """The Choices of the smallest session."""
@@ -131,32 +139,27 @@ class Chooser:
         scratch that operators share: a choice that takes so much of it has no candidate that needs
         more, and that much less for its weights.
         """
-        table = self._modes[0]
         # The margin is on all of it and rounded once: a byte either way.
-        beside = self._least_beside(allowed) - 1
-        needs = [np.array([c.scratch_bytes for c in item.candidates]) for item in table.items]
-        cases = []
-        for most in sorted({int(need) for row in needs for need in row}):
-            kept = [np.flatnonzero(need <= most) for need in needs]
-            if all(map(len, kept)):
-                options = [one.some(of) for one, of in zip(table.options, kept, strict=True)]
-                size = allowed - beside - most
-                cases.append((_least(options, size, max_us, exact=False), options, size))
+        left = allowed - self._least_beside(allowed) + 1
+        cases = [
+            (_least(offered.options, left - most, max_us, exact=False), offered, left - most)
+            for most, offered in self._levels
+        ]
         if not cases:
             return 0.0
         cases.sort(key=lambda case: case[0])
-        first, options, size = cases[0]
+        first, offered, size = cases[0]
         # The loosest decides; the next one is as far as closing it can help.
         limit = cases[1][0] if len(cases) > 1 else np.inf
-        return max(first, min(limit, _least(options, size, max_us, exact=True)))
+        return max(first, min(limit, _least(offered.options, size, max_us, exact=True)))
 
     def _least_beside(self, allowed: int) -> int:
         """What a session that fits takes at least beside weights and scratch.
 
-        A mode whose smallest choice does not fit has none that does.
+        A mode whose smallest choice does not fit even without scratch has none that does.
         """
         chosen = [smallest(offered.items) for offered in self._modes]
-        fitting = [some for some in chosen if self._total(some) <= allowed]
+        fitting = [some for some in chosen if self._total(some) - _most_scratch(some) <= allowed]
         return min(self._beside(some) - _most_scratch(some) for some in fitting or chosen)
 
     def _exact(self, found: _Found, allowed: int, max_us: float) -> Best:
@@ -183,8 +186,7 @@ class Chooser:
         """Solutions that fit, the weights' budget closed in on from what the last one left."""
         chosen = smallest(offered.items)
         # As if a candidate that needs the most scratch were among them: where one is, that is it.
-        most = _most_scratch([c for item in offered.items for c in item.candidates])
-        size = allowed - self._beside(chosen) - most + _most_scratch(chosen)
+        size = allowed - self._beside(chosen) - offered.scratch_bytes + _most_scratch(chosen)
         low, high, bound = 0, allowed + 1, np.inf
         for _ in range(_ROUNDS):
             solution = solve(offered.options, size, max_us, exact=False)
@@ -228,12 +230,18 @@ def _table(
     items: Sequence[Item], time_us: Callable[[Linear, Choice], float] | None,
     may: Callable[[Candidate], bool],
 ) -> _Table:  # fmt: skip
-    """The candidates that `may` be offered; of an item without any, all of them."""
+    """The candidates that `may` be offered; of an item without any, all of them.
+
+    Those that another is as good as in every way are left out.
+    """
     kept = []
     for item in items:
-        some = tuple(c for c in item.candidates if may(c))
-        kept.append(dataclasses.replace(item, candidates=some) if some else item)
-    return _Table(tuple(kept), [_options(item, time_us) for item in kept])
+        some = tuple(c for c in item.candidates if may(c)) or item.candidates
+        options = _options(dataclasses.replace(item, candidates=some), time_us)
+        best = pareto(options, timed=time_us is not None)
+        left = dataclasses.replace(item, candidates=tuple(some[j] for j in best))
+        kept.append((left, options.some(best)))
+    return _Table(tuple(item for item, _ in kept), [options for _, options in kept])
 
 
 def _timed(options: list[Options]) -> list[Options]:
