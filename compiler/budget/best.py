@@ -9,6 +9,7 @@ passes the budget is ever returned.
 from __future__ import annotations
 
 import dataclasses
+import heapq
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 
@@ -85,8 +86,8 @@ class Chooser:
         """
         self._linears, self._predict = list(linears), predict
         # A dense weight is a transient while loading, an adapter's sum a buffer, and operators of
-        # ours share scratch: what those cost beside their bytes may buy more than they do, and no
-        # option's row says so.
+        # ours share scratch: what those cost beside their bytes may buy more than they do, and the
+        # knapsack sees none of it.
         needs = sorted({c.scratch_bytes for item in items for c in item.candidates})
         wanted: list[Callable[[Candidate], bool]] = [
             _any,
@@ -96,8 +97,13 @@ class Chooser:
             lambda c: _without_f32(c) and _without_ours(c),
             lambda c: _without_f32(c) and _without_ours(c) and _without_adapter(c),
         ]
-        tables = [_table(items, time_us, may) for may in wanted]
-        by_scratch = [_table(items, time_us, partial(_within_scratch, most)) for most in needs[:-1]]
+        options = [_options(item, time_us) for item in items]
+        timed = time_us is not None
+        tables = [_table(items, options, may, timed=timed) for may in wanted]
+        by_scratch = [
+            _table(items, options, partial(_within_scratch, most), timed=timed)
+            for most in needs[:-1]
+        ]
         self._modes = [one for i, one in enumerate(tables) if one not in tables[:i]] + by_scratch
         # Of those that need at most so much: where that is less than any, all candidates.
         levels = zip(needs, (*by_scratch, tables[0]), strict=True) if needs else ()
@@ -120,7 +126,7 @@ class Chooser:
         for offered in self._modes:
             for one in self._within(offered, allowed, max_us):
                 if found and one.best.bound >= min(other.best.error for other in found):
-                    break  # nothing in this mode is better
+                    break  # nothing of these sizes is better
                 found.append(one)
         if not found:
             return None
@@ -142,25 +148,36 @@ class Chooser:
         # The margin is on all of it and rounded once: a byte either way.
         left = allowed - self._least_beside(allowed) + 1
         cases = [
-            (_least(offered.options, left - most, max_us, exact=False), offered, left - most)
-            for most, offered in self._levels
+            (_least(offered.options, left - most, max_us, exact=False), False, i)
+            for i, (most, offered) in enumerate(self._levels)
         ]
         if not cases:
             return 0.0
-        cases.sort(key=lambda case: case[0])
-        first, offered, size = cases[0]
-        # The loosest decides; the next one is as far as closing it can help.
-        limit = cases[1][0] if len(cases) > 1 else np.inf
-        return max(first, min(limit, _least(offered.options, size, max_us, exact=True)))
+        heapq.heapify(cases)
+        while True:  # the loosest decides, until it is as tight as it gets
+            bound, closed, i = cases[0]
+            if closed or np.isinf(bound):
+                return bound
+            most, offered = self._levels[i]
+            tighter = _least(offered.options, left - most, max_us, exact=True)
+            heapq.heapreplace(cases, (max(bound, tighter), True, i))
 
     def _least_beside(self, allowed: int) -> int:
         """What a session that fits takes at least beside weights and scratch.
 
-        A mode whose smallest choice does not fit even without scratch has none that does.
+        A mode whose smallest weights do not fit beside the least of all modes has none that does.
         """
         chosen = [smallest(offered.items) for offered in self._modes]
-        fitting = [some for some in chosen if self._total(some) - _most_scratch(some) <= allowed]
-        return min(self._beside(some) - _most_scratch(some) for some in fitting or chosen)
+        besides = [self._beside(some) - _most_scratch(some) for some in chosen]
+        left = allowed - min(besides)
+        return min(
+            (
+                beside
+                for beside, some in zip(besides, chosen, strict=True)
+                if sum(candidate.resident_bytes for candidate in some) <= left
+            ),
+            default=min(besides),
+        )
 
     def _exact(self, found: _Found, allowed: int, max_us: float) -> Best:
         """The best choice for the bytes that `found` left to the weights, if that fits as well."""
@@ -186,10 +203,14 @@ class Chooser:
         """Solutions that fit, the weights' budget closed in on from what the last one left."""
         chosen = smallest(offered.items)
         # As if a candidate that needs the most scratch were among them: where one is, that is it.
-        size = allowed - self._beside(chosen) - offered.scratch_bytes + _most_scratch(chosen)
+        most = allowed - self._beside(chosen)
+        size = most - offered.scratch_bytes + _most_scratch(chosen)
         low, high, bound = 0, allowed + 1, np.inf
         for _ in range(_ROUNDS):
             solution = solve(offered.options, size, max_us, exact=False)
+            if solution is None and size < most:
+                size = most  # nothing with that scratch fits, but something with less may
+                continue
             if solution is None:
                 return
             bound = min(bound, solution.bound)
@@ -223,25 +244,28 @@ def _least(options: list[Options], size: int, max_us: float, *, exact: bool) -> 
     solution = solve(options, size, max_us, exact=exact)
     if solution is not None:
         return solution.bound
-    return np.inf if np.isinf(max_us) else 0.0  # of two budgets none is known
+    too_large = sum(int(one.bytes.min()) for one in options) > size
+    too_slow = sum(float(one.time.min()) for one in options) > max_us
+    # Of two budgets each of which can be met alone nobody knows.
+    return np.inf if too_large or too_slow or np.isinf(max_us) else 0.0
 
 
 def _table(
-    items: Sequence[Item], time_us: Callable[[Linear, Choice], float] | None,
-    may: Callable[[Candidate], bool],
+    items: Sequence[Item], options: Sequence[Options], may: Callable[[Candidate], bool], *,
+    timed: bool,
 ) -> _Table:  # fmt: skip
     """The candidates that `may` be offered; of an item without any, all of them.
 
     Those that another is as good as in every way are left out.
     """
-    kept = []
-    for item in items:
-        some = tuple(c for c in item.candidates if may(c)) or item.candidates
-        options = _options(dataclasses.replace(item, candidates=some), time_us)
-        best = pareto(options, timed=time_us is not None)
-        left = dataclasses.replace(item, candidates=tuple(some[j] for j in best))
-        kept.append((left, options.some(best)))
-    return _Table(tuple(item for item, _ in kept), [options for _, options in kept])
+    kept, rows = [], []
+    for item, row in zip(items, options, strict=True):
+        some = [j for j, candidate in enumerate(item.candidates) if may(candidate)]
+        some = some or list(range(len(item.candidates)))
+        left = [some[j] for j in pareto(row.some(some), timed=timed)]
+        kept.append(dataclasses.replace(item, candidates=tuple(item.candidates[j] for j in left)))
+        rows.append(row.some(left))
+    return _Table(tuple(kept), rows)
 
 
 def _timed(options: list[Options]) -> list[Options]:

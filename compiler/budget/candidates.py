@@ -46,7 +46,7 @@ class Candidate:
       resident_bytes: that it adds to the session: its part of the data file and what onnxruntime
         keeps beside that.
       scratch_bytes: that its operators need and share with all others: a session holds the most
-        that any candidate does.
+        that any chosen one needs.
     """
 
     choices: tuple[Choice, ...]

@@ -52,7 +52,7 @@ class Options:
     time: Floats
 
     def some(self, kept: Sequence[int] | Ints) -> Options:
-        """Those of these numbers, in this order."""
+        """Those at these indices, in this order."""
         index = np.asarray(kept, np.int64)
         return Options(self.error[index], self.bytes[index], self.time[index])
 
