@@ -105,7 +105,7 @@ class Chooser:
             for most in needs[:-1]
         ]
         self._modes = [one for i, one in enumerate(tables) if one not in tables[:i]] + by_scratch
-        # Of those that need at most so much: where that is less than any, all candidates.
+        # (most scratch, the candidates that need no more); not where some item has none of those.
         levels = zip(needs, (*by_scratch, tables[0]), strict=True) if needs else ()
         self._levels = [(most, one) for most, one in levels if one.scratch_bytes <= most]
 
